@@ -4,6 +4,7 @@
 ///     R run(call_context& call, Next&& next);                 // next(call) -> R
 ///     Awaitable async_run(call_context call, Next next);      // co_await next(call) -> R
 ///
+/// `async_run` is a coroutine, so that its frame keeps `next` alive while what `next` returned is awaited.
 /// `pipeline` folds them, outermost first. What a policy needs to know of the call travels in `call_context`, by
 /// reference in blocking calls and by value through coroutines. Policy headers need no Asio: an awaitable's sleeping,
 /// cancelling and exceptions come from `async_traits`, which asio.hpp specialises.
@@ -31,13 +32,19 @@ struct call_context {
 /// Specialised by asio.hpp for boost::asio::awaitable<T, Executor>, with
 ///   using value_type = T;
 ///   static awaitable<void> sleep_for(std::chrono::nanoseconds);      // on a timer of the awaiting executor
-///   static awaitable<T> with_timeout(awaitable<T>, std::chrono::nanoseconds, on_timeout) // cancels the operation
+///   static awaitable<optional<T>> with_timeout(awaitable<T>, std::chrono::nanoseconds, bool cancel);
+///   static awaitable<bool> suspend_until(start, cancel, std::chrono::nanoseconds timeout);
 ///   static std::error_code code_of_current_exception() noexcept;
+///   static outcome current_outcome() noexcept;
+/// where void counts as std::monostate in an optional.
 template <class Awaitable>
 struct async_traits;
 
 template <class Awaitable>
 using awaited_t = typename async_traits<Awaitable>::value_type;
+
+template <class T>
+concept awaitable_type = requires { typename async_traits<T>::value_type; };
 
 /// Calls `next` while a permit is held and tells the permit what came of it. `settle(permit, outcome)` runs exactly
 /// once, before the result or the exception goes on. No cost on the success path but the calls themselves.
