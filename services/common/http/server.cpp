@@ -620,6 +620,8 @@ void server::stop() {
   state_->pool.join();
   state_->io.stop();
   if (state_->io_thread.joinable()) state_->io_thread.join();
+  beast::error_code ignored;
+  state_->acceptor.close(ignored);
 }
 
 asio::any_io_executor server::executor() noexcept { return state_->io.get_executor(); }
