@@ -34,13 +34,13 @@ struct endpoint {
 
 /// What a client may send. On `listen` for all, and a route may set any of them for itself.
 struct request_limits {
-  std::uint64_t max_line = 8 * 1024;     ///< Bytes of the request line; more is 414.
-  std::uint64_t max_header = 64 * 1024;  ///< Bytes of all fields; more is 431.
-  int max_fields = 100;                  ///< More is 431.
-  std::optional<std::uint64_t> max_body; ///< Bytes; more is 413. None: unlimited.
-  nanoseconds header_timeout = 10s;      ///< From the first byte to the end of the fields; then 408.
-  nanoseconds body_idle_timeout = 30s;   ///< Between two reads of a body; then 408.
-  nanoseconds idle_timeout = 60s;        ///< A kept-alive connection without a request is closed.
+  std::uint64_t max_line = 8 * 1024;      ///< Bytes of the request line; more is 414.
+  std::uint64_t max_header = 64 * 1024;   ///< Bytes of all fields; more is 431.
+  int max_fields = 100;                   ///< More is 431.
+  std::optional<std::uint64_t> max_body;  ///< Bytes; more is 413. None: unlimited.
+  nanoseconds header_timeout = 10s;       ///< From the first byte to the end of the fields; then 408.
+  nanoseconds body_idle_timeout = 30s;    ///< Between two reads of a body; then 408.
+  nanoseconds idle_timeout = 60s;         ///< A kept-alive connection without a request is closed.
 
   friend bool operator==(const request_limits&, const request_limits&) = default;
 };
@@ -109,21 +109,29 @@ struct route_match {
   friend bool operator==(const route_match&, const route_match&) = default;
 };
 
+/// A fixed answer.
+struct fallback_respond {
+  int status = 503;
+  std::map<std::string, std::string> headers;  ///< Names lower-case.
+  std::string body;
+
+  friend bool operator==(const fallback_respond&, const fallback_respond&) = default;
+};
+/// Another upstream, asked once.
+struct fallback_alternate {
+  std::string upstream;
+  friend bool operator==(const fallback_alternate&, const fallback_alternate&) = default;
+};
+/// A stored answer.
+struct fallback_stale {
+  nanoseconds at_most{};
+  friend bool operator==(const fallback_stale&, const fallback_stale&) = default;
+};
+
 struct fallback_settings {
-  struct respond {
-    int status = 503;
-    std::map<std::string, std::string> headers;
-    std::string body;
-    friend bool operator==(const respond&, const respond&) = default;
-  };
-  struct alternate {
-    std::string upstream;
-    friend bool operator==(const alternate&, const alternate&) = default;
-  };
-  struct stale {
-    nanoseconds at_most{};
-    friend bool operator==(const stale&, const stale&) = default;
-  };
+  using respond = fallback_respond;
+  using alternate = fallback_alternate;
+  using stale = fallback_stale;
 
   std::set<reason> when;  ///< Never empty once read: an omitted `when` is every reason it may take.
   std::variant<respond, alternate, stale> action;
