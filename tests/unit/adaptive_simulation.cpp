@@ -5,7 +5,7 @@
 #include <catch2/catch.hpp>
 
 using namespace simulation;
-using law = resilience::detail::adaptive_law;
+using resilience::detail::adaptive_law;
 
 namespace {
 
@@ -53,8 +53,8 @@ summary simulate(const scenario& s, Make make) {
   return all;
 }
 
-summary simulate(const scenario& s, const law& l = {}) {
-  return simulate(s, [&](const manual_clock& clock) { return std::make_unique<adaptive_client>(clock, l); });
+summary simulate(const scenario& s, const adaptive_law& law = {}) {
+  return simulate(s, [&](const manual_clock& clock) { return std::make_unique<adaptive_client>(clock, law); });
 }
 
 scenario constant(double capacity) {
@@ -173,7 +173,7 @@ TEST_CASE("one random error in a hundred at 5 calls a second causes at most thre
       manual_clock clock;
       std::vector<std::unique_ptr<client>> clients;
       clients.push_back(std::make_unique<adaptive_client>(
-          clock, law{}, resilience::adaptive_rate_limiter_config{.max_rate = resilience::per_second(most)}));
+          clock, adaptive_law{}, resilience::adaptive_rate_limiter_config{.max_rate = resilience::per_second(most)}));
       run(s, clock, clients, seed);
       cuts += static_cast<double>(clients[0]->cuts()) / seeds;
     }
