@@ -123,8 +123,8 @@ class basic_circuit_breaker : public detail::policy_base<basic_circuit_breaker<C
 
     /// Gives the verdict of the breaker's classifier; our own rejections and cancellations abandon.
     /// Exceptions: those of the classifier, and then no verdict has been given.
-    void settle(const outcome& o) { settle(o, std::nullopt); }
-    void settle(const outcome& o, std::chrono::nanoseconds took) { settle(o, std::optional(took)); }
+    void settle(const outcome& o) { judge(o, std::nullopt); }
+    void settle(const outcome& o, std::chrono::nanoseconds took) { judge(o, took); }
 
    private:
     friend basic_circuit_breaker;
@@ -133,7 +133,7 @@ class basic_circuit_breaker : public detail::policy_base<basic_circuit_breaker<C
     permit(basic_circuit_breaker& breaker, std::uint64_t word, time_point started) noexcept
         : breaker_(&breaker), word_(word), started_(started) {}
 
-    void settle(const outcome& o, std::optional<std::chrono::nanoseconds> took) {
+    void judge(const outcome& o, std::optional<std::chrono::nanoseconds> took) {
       if (!breaker_) return;
       if (!breaker_->classify_ && o.ok()) return finish(verdict::success, {}, took);
       if (is_rejection(o.error) || is_cancellation(o.error)) return abandon();

@@ -120,7 +120,7 @@ class small_window {
   record_result record(unsigned outcome, const trip_rule& rule, bool trips, Current current) noexcept {
     std::uint64_t seen = word_.load(std::memory_order_acquire);
     for (;;) {
-      if (seen & frozen_flag) return {record_status::frozen};
+      if (seen & frozen_flag) return {current() ? record_status::frozen : record_status::stale};
       if (!current()) return {record_status::stale};
       const int capacity = capacity_.load(std::memory_order_relaxed);
       const int size = size_of(seen);
@@ -222,7 +222,7 @@ class ring_window {
   record_result record(unsigned outcome, const trip_rule& rule, bool trips, Current current) noexcept {
     for (;;) {
       std::uint64_t seen = control_.load(std::memory_order_acquire);
-      if (seen & frozen_flag) return {record_status::frozen};
+      if (seen & frozen_flag) return {current() ? record_status::frozen : record_status::stale};
       if (!current()) return {record_status::stale};
       view v = decode(seen);
       if (outcome == 0 && v.full && (v.failed | v.slow) == 0) return {record_status::recorded};
