@@ -100,14 +100,14 @@ TEST_CASE("a target that returns is found again: fast at first, then slowly past
   d.ticks(6s);
   const double before = d.rules.rate();
   d.tick();
-  CHECK(d.rules.rate() - before == Approx(0.175));  // 0.35 a second
-  CHECK(first > 0.175);
+  CHECK(d.rules.rate() - before == Approx(0.2));  // 0.4 a second
+  CHECK(first > 0.2);
 }
 
 TEST_CASE("far above the last trouble growth is a fifth a second", "[adaptive]") {
   driver d;  // 20 is four times the centre at the start
   d.tick();
-  CHECK(d.rules.rate() == Approx(20 + (0.35 + 4) / 2));
+  CHECK(d.rules.rate() == Approx(20 + (0.4 + 4) / 2));
 }
 
 TEST_CASE("the rate grows only while it binds, and pauses while results are in doubt", "[adaptive]") {
@@ -204,7 +204,7 @@ TEST_CASE("an open breaker freezes the rate; when it closes, the rate starts at 
   CHECK(d.rules.epoch() == epoch + 1);
   CHECK(d.rules.last_cut()->cause == cut_cause::breaker);
   d.ticks(1s);
-  CHECK(d.rules.rate() == Approx(5.35));
+  CHECK(d.rules.rate() == Approx(5.4));
 }
 
 TEST_CASE("load above three quarters lowers the rate, full load cuts it, silence lifts the limit", "[adaptive]") {

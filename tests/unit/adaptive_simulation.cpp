@@ -95,6 +95,7 @@ TEST_CASE("a constant capacity is used well from 10 calls a second on", "[adapti
     const summary all = simulate(constant(must.capacity));
     CHECK(all.goodput >= must.goodput);
     CHECK(all.failures <= must.failures);
+    CHECK(all.worst([](const run_result& r) { return r.failures(); }) <= must.failures + 2);  // no seed gets stuck
   }
 }
 
@@ -210,4 +211,9 @@ TEST_CASE("without a baseline, errors that come at any rate pin the limit down",
   s.random_errors = 0.1;
   CHECK(simulate(s).goodput >= 80);
   CHECK(simulate(s, {.baseline = false}).goodput < 30);
+}
+
+TEST_CASE("with a baseline learnt in trouble, some runs take their own failures for normal", "[adaptive][control]") {
+  const summary all = simulate(constant(20), {.calm_baseline = false});
+  CHECK(all.worst([](const run_result& r) { return r.failures(); }) > 8);
 }
