@@ -42,18 +42,6 @@ Policy& policy_of(std::shared_ptr<Policy>& policy) noexcept {
   return *policy;
 }
 
-/// Keeps `next` alive while what it returned is awaited.
-template <class Next>
-auto await_held(call_context call, Next next) -> std::invoke_result_t<Next&, call_context> {
-  using result = awaited_t<std::invoke_result_t<Next&, call_context>>;
-  if constexpr (std::is_void_v<result>) {
-    co_await next(call);
-  } else {
-    result value = co_await next(call);
-    co_return value;
-  }
-}
-
 }  // namespace detail
 
 /// `pipeline{retry, breaker, bulkhead}` is retry( breaker( bulkhead( call ) ) ), and is a policy itself.

@@ -102,12 +102,12 @@ struct retry_metrics {
 
 /// retry: an attempt failed and another will be made. success: after at least one repetition. error: given up.
 /// ignored_error: an error that is not repeated.
-enum class retry_event_kind : std::uint8_t { retry, success, error, ignored_error };
+enum class retry_event_type : std::uint8_t { retry, success, error, ignored_error };
 
-/// What a retry decided. `wait` is zero but for kind retry.
+/// What a retry decided. `wait` is zero but for type retry.
 struct retry_event {
   std::string_view policy;
-  retry_event_kind kind{};
+  retry_event_type type{};
   /// Attempts made so far.
   int attempts = 0;
   std::chrono::nanoseconds wait{};
@@ -241,7 +241,7 @@ class basic_retry : public detail::policy_base<basic_retry<Clock>> {
         return std::nullopt;
       }
       if (is_rejection(o.error)) {
-        fail(o.error, made_ > 1 ? retry_event_kind::error : retry_event_kind::ignored_error);
+        fail(o.error, made_ > 1 ? retry_event_type::error : retry_event_type::ignored_error);
         return std::nullopt;
       }
       const retry_config config = owner_->config();
@@ -250,7 +250,7 @@ class basic_retry : public detail::policy_base<basic_retry<Clock>> {
                                           ? owner_->interval_(made_, o)
                                           : detail::back_off(config.interval, made_, detail::random_unit());
       if (wait < std::chrono::nanoseconds::zero()) {
-        fail(o.error, retry_event_kind::ignored_error);
+        fail(o.error, retry_event_type::ignored_error);
         return std::nullopt;
       }
       wait = std::max(wait, at_least);
@@ -258,7 +258,7 @@ class basic_retry : public detail::policy_base<basic_retry<Clock>> {
       if (deadline_ && detail::plus(now, wait) >= *deadline_) return give_up(errc::deadline_exceeded, o.error);
       if (owner_->budget_ && !owner_->budget_->try_acquire()) return give_up(errc::budget_exhausted, o.error);
       last_ = o.error;
-      owner_->events_.publish({owner_->name_, retry_event_kind::retry, made_, wait, o.error, now});
+      owner_->events_.publish({owner_->name_, retry_event_type::retry, made_, wait, o.error, now});
       return wait;
     }
 
@@ -270,7 +270,7 @@ class basic_retry : public detail::policy_base<basic_retry<Clock>> {
       } else if (is_cancellation(o.error)) {
         owner_ = nullptr;
       } else {
-        fail(o.error, retry_event_kind::ignored_error);
+        fail(o.error, retry_event_type::ignored_error);
       }
     }
 
@@ -291,19 +291,19 @@ class basic_retry : public detail::policy_base<basic_retry<Clock>> {
         return;
       }
       owner.successful_with_retry_.fetch_add(1, std::memory_order_relaxed);
-      owner.events_.publish({owner.name_, retry_event_kind::success, made_, {}, last_, owner.clock_.now()});
+      owner.events_.publish({owner.name_, retry_event_type::success, made_, {}, last_, owner.clock_.now()});
     }
 
     std::nullopt_t give_up(errc why, std::error_code error) {
       stopped_by_ = why;
-      fail(error ? error : make_error_code(why), retry_event_kind::error);
+      fail(error ? error : make_error_code(why), retry_event_type::error);
       return std::nullopt;
     }
 
-    void fail(std::error_code error, retry_event_kind kind) {
+    void fail(std::error_code error, retry_event_type type) {
       basic_retry& owner = *std::exchange(owner_, nullptr);
       (made_ <= 1 ? owner.failed_without_retry_ : owner.failed_with_retry_).fetch_add(1, std::memory_order_relaxed);
-      owner.events_.publish({owner.name_, kind, made_, {}, error, owner.clock_.now()});
+      owner.events_.publish({owner.name_, type, made_, {}, error, owner.clock_.now()});
     }
 
     basic_retry* owner_;
@@ -420,7 +420,7 @@ class basic_retry : public detail::policy_base<basic_retry<Clock>> {
     friend basic_retry;
     void publish(const retry_event& e) noexcept {
       ring_.push(e);
-      if (e.kind == retry_event_kind::retry) retried_.publish(e);
+      if (e.type == retry_event_type::retry) retried_.publish(e);
     }
     signal<retry_event> retried_;
     event_ring<retry_event> ring_;

@@ -19,7 +19,8 @@
 
 namespace resilience {
 
-/// Repetitions within any `window` stay at or below the larger of `ratio` of the first attempts in it and `min`.
+/// A repetition is granted when those of the last `window`, with it, are at most the larger of `ratio` of the first
+/// attempts in that window and `min`.
 struct retry_budget_config {
   /// Share of the first attempts. [0, 100].
   percent ratio{20};

@@ -49,7 +49,8 @@ concept awaitable_type = requires { typename async_traits<T>::value_type; };
 /// Calls `next` while a permit is held and tells the permit what came of it. `settle(permit, outcome)` runs exactly
 /// once, before the result or the exception goes on. No cost on the success path but the calls themselves.
 template <class Permit, class Next, class Settle>
-auto run_settled(Permit& permit, call_context& call, Next&& next, Settle settle) {
+auto run_settled(Permit& permit, call_context& call, Next&& next, Settle settle)
+    -> std::invoke_result_t<Next&, call_context&> {
   using result = std::invoke_result_t<Next&, call_context&>;
   try {
     if constexpr (std::is_void_v<result>) {
@@ -66,6 +67,18 @@ auto run_settled(Permit& permit, call_context& call, Next&& next, Settle settle)
   }
 }
 
+/// Keeps `next` alive while what it returned is awaited.
+template <class Next>
+auto await_held(call_context call, Next next) -> std::invoke_result_t<Next&, call_context> {
+  using result = awaited_t<std::invoke_result_t<Next&, call_context>>;
+  if constexpr (std::is_void_v<result>) {
+    co_await next(call);
+  } else {
+    result value = co_await next(call);
+    co_return value;
+  }
+}
+
 /// `execute` and `async_execute` for a policy that has `run` and `async_run`.
 template <class Policy>
 class policy_base {
@@ -73,7 +86,7 @@ class policy_base {
   /// Calls `f()` under this policy and returns what it returns. A rejection is returned as a value where the result
   /// can carry one (`std::error_code`, or an expected whose error can be made from it), else `rejected` is thrown.
   template <class F>
-  auto execute(F&& f) {
+  auto execute(F&& f) -> std::invoke_result_t<F&> {
     call_context call{.deadline = this_call::deadline()};
     return self().run(call, [&f](call_context&) -> std::invoke_result_t<F&> { return f(); });
   }
