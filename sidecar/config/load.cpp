@@ -17,14 +17,12 @@ namespace sidecar {
 namespace yaml = resilience::detail::yaml;
 using yaml::child;
 using yaml::entry;
+using yaml::kind_of;
 using yaml::node;
 using yaml::place;
 using yaml::quoted;
 
 namespace {
-
-constexpr std::string_view top_keys[] = {"version", "listen", "admin",   "upstreams",       "policies",
-                                         "routes",  "drain",  "tracing", "trusted_proxies", "access_log"};
 
 /// Every kind of policy of a file.
 struct policy_sections {
@@ -52,11 +50,6 @@ struct policy_sections {
     f(retry_budget);
   }
 };
-
-template <class Config>
-constexpr std::string_view kind_of(const yaml::policy_section<Config>&) {
-  return yaml::table<Config>::kind;
-}
 
 /// "/a/b/" → "a-b", "/" → "root".
 std::string name_of_path(std::string_view path) {
@@ -109,20 +102,7 @@ class file_reader {
       : root_(root), problems_(problems), r_{problems, {}}, options_(options) {}
 
   void read() {
-    if (root_.refused()) return;
-    if (root_.kind == node::kind_type::null) {
-      problems_.error({1, 1}, "the file is empty");
-      return;
-    }
-    if (!root_.is_map()) {
-      problems_.error(root_.at, "a configuration is a map, not " + std::string(yaml::kind_name(root_)));
-      return;
-    }
-    for (const entry& e : root_.entries) {
-      if (std::ranges::find(top_keys, e.key) == std::end(top_keys)) {
-        yaml::unknown_key(e, {std::begin(top_keys), std::end(top_keys)}, problems_);
-      }
-    }
+    if (!yaml::readable_root(root_, problems_)) return;
     const bool serves = find("listen") || find("admin") || find("upstreams") || find("routes") || !find("policies");
     complete_ = serves || !options_.policies_alone;
     if (complete_) {
@@ -215,27 +195,13 @@ class file_reader {
       policies_known_ = n == nullptr;
       return;
     }
-    for (const entry& e : n->entries) {
-      bool known = false;
-      std::vector<std::string_view> kinds;
-      sections_.each([&](auto& section) {
-        kinds.push_back(kind_of(section));
-        if (kind_of(section) != e.key) return;
-        known = true;
-        const std::string path = child("policies", e.key);
-        section.read(e.value, path, r_);
-        for (const auto& [name, one] : section.instances()) {
-          yaml::flatten(one.config, child(child(path, "instances"), name), r_.written, flat_);
-        }
-      });
-      if (known) continue;
-      policies_known_ = false;
-      if (std::ranges::find(yaml::later_kinds, e.key) != yaml::later_kinds.end()) {
-        yaml::not_supported_yet(e, problems_);
-      } else {
-        yaml::unknown_key(e, kinds, problems_);
+    policies_known_ = yaml::read_kinds(*n, r_, [&](auto f) { sections_.each(f); });
+    sections_.each([&](const auto& section) {
+      for (const auto& [name, one] : section.instances()) {
+        const std::string path = child(child(child("policies", kind_of(section)), "instances"), name);
+        yaml::flatten(one.config, path, r_.written, flat_);
       }
-    }
+    });
     copy(sections_.circuit_breaker, s_.policies.circuit_breaker);
     copy(sections_.rate_limiter, s_.policies.rate_limiter);
     copy(sections_.adaptive_rate_limiter, s_.policies.adaptive_rate_limiter);

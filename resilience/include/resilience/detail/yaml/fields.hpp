@@ -152,10 +152,13 @@ using member_type = std::remove_cvref_t<std::invoke_result_t<decltype(Get), S&>>
 template <class T>
 std::string schema_of();
 
+/// The unit of a section within a section.
+inline constexpr std::string_view section_unit = "section";
+
 template <class T>
 constexpr std::string_view unit_of_type() {
   if constexpr (section<T> || optional_section<T>::value) {
-    return "section";
+    return section_unit;
   } else {
     return codec<T>::unit;
   }
@@ -370,26 +373,26 @@ bool read_section(const node& n, const std::string& path, reader& r, S& out, std
 }
 
 /// JSON Schema of a section: an object that knows its keys. `more` are properties beyond the table: `"base":{…}`.
+/// The document it becomes part of has `$defs.variable`, for values that come from the environment.
 template <section S>
 std::string object_schema(std::string_view more = {}) {
-  std::vector<setting> defaults;
   const S fresh{};
   std::string properties, required;
   for (const auto& f : table<S>::fields) {
-    std::string one = f.schema();
-    std::string described =
-        R"({"description":)" +
-        json_string(std::string(f.doc) + (f.bounds.empty() ? "" : " " + std::string(f.bounds) + "."));
-    defaults.clear();
+    std::string about(f.doc);
+    if (!f.bounds.empty()) about += " " + std::string(f.bounds) + ".";
+    properties += (properties.empty() ? "" : ",") + json_string(f.key) + R"(:{"description":)" + json_string(about);
+    std::vector<setting> defaults;
     f.flatten(fresh, std::string(f.key), {}, defaults);
-    if (!f.required && defaults.size() == 1 && defaults[0].json != "null")
-      described += R"(,"default":)" + defaults[0].json;
-    properties += (properties.empty() ? "" : ",") + json_string(f.key) + ":" + described + "," + one.substr(1);
+    const bool single = f.unit != section_unit;
+    if (single && !f.required && defaults[0].json != "null") properties += R"(,"default":)" + defaults[0].json;
+    properties +=
+        single ? R"(,"anyOf":[)" + f.schema() + R"(,{"$ref":"#/$defs/variable"}]})" : "," + f.schema().substr(1);
     if (f.required) required += (required.empty() ? "" : ",") + json_string(f.key);
   }
   if (!more.empty()) properties += "," + std::string(more);
-  return R"({"type":"object","additionalProperties":false)" +
-         (required.empty() ? "" : R"(,"required":[)" + required + "]") + R"(,"properties":{)" + properties + "}}";
+  if (!required.empty()) required = R"(,"required":[)" + required + "]";
+  return R"({"type":"object","additionalProperties":false)" + required + R"(,"properties":{)" + properties + "}}";
 }
 
 template <class T>
@@ -411,12 +414,9 @@ std::string reference_rows() {
   for (const auto& f : table<S>::fields) {
     std::vector<setting> defaults;
     f.flatten(fresh, std::string(f.key), {}, defaults);
-    if (f.unit == "section") defaults.clear();
+    const std::string otherwise = f.required ? "required" : f.unit == section_unit ? "" : "`" + defaults[0].value + "`";
     rows += "| `" + std::string(f.key) + "` | " + std::string(f.unit) + " | " + std::string(f.bounds) + " | " +
-            (f.required         ? "required"
-             : defaults.empty() ? ""
-                                : "`" + defaults[0].value + "`") +
-            " | " + std::string(f.doc) + " |\n";
+            otherwise + " | " + std::string(f.doc) + " |\n";
   }
   return rows;
 }

@@ -85,9 +85,7 @@ std::string interval_json(std::string_view kind, const S& value) {
 }
 template <section S>
 std::string interval_schema(std::string_view kind) {
-  const std::string more = "\"kind\":{\"const\":" + json_string(kind) + "}";
-  std::string schema = object_schema<S>(more);
-  return schema.substr(0, schema.size() - 1) + "}";
+  return object_schema<S>("\"kind\":{\"const\":" + json_string(kind) + "}");
 }
 
 /// Reads `{ kind: …, … }` into whichever of `Kinds` it names.
@@ -465,12 +463,71 @@ class policy_section {
   bool readable_ = true;
 };
 
-/// JSON Schema of one kind under `policies`.
 template <section Config>
-std::string policy_schema() {
-  const std::string one = object_schema<Config>(
+constexpr std::string_view kind_of(const policy_section<Config>&) noexcept {
+  return table<Config>::kind;
+}
+
+/// Reads every kind under `policies` into the section for it; `each` calls a function with all of them. Answers whether
+/// every kind was known.
+template <class Each>
+bool read_kinds(const node& policies, reader& r, Each each) {
+  bool all_known = true;
+  for (const entry& e : policies.entries) {
+    bool known = false;
+    std::vector<std::string_view> kinds;
+    each([&](auto& section) {
+      kinds.push_back(kind_of(section));
+      if (kind_of(section) != e.key) return;
+      known = true;
+      section.read(e.value, child("policies", e.key), r);
+    });
+    if (known) continue;
+    all_known = false;
+    if (std::ranges::find(later_kinds, e.key) != later_kinds.end()) {
+      not_supported_yet(e, r.problems);
+    } else {
+      unknown_key(e, kinds, r.problems);
+    }
+  }
+  return all_known;
+}
+
+/// The keys at the top of a sidecar's file. Who wants the policies alone passes over the others.
+inline constexpr std::array<std::string_view, 10> top_keys{"version",         "listen",    "admin", "upstreams",
+                                                           "policies",        "routes",    "drain", "tracing",
+                                                           "trusted_proxies", "access_log"};
+
+/// Whether there is a map to read at the root; says so when there is not. Reports keys that belong to nothing.
+inline bool readable_root(const node& root, report& problems) {
+  if (root.refused()) return false;
+  if (root.kind == node::kind_type::null) {
+    problems.error({1, 1}, "the file is empty");
+    return false;
+  }
+  if (!root.is_map()) {
+    problems.error(root.at, "a configuration is a map, not " + std::string(kind_name(root)));
+    return false;
+  }
+  for (const entry& e : root.entries) {
+    if (std::ranges::find(top_keys, e.key) == top_keys.end())
+      unknown_key(e, {top_keys.begin(), top_keys.end()}, problems);
+  }
+  return true;
+}
+
+/// JSON Schema of an instance: the fields, `base`, and `more`.
+template <section Config>
+std::string instance_schema() {
+  return object_schema<Config>(
       R"("base":{"type":"string","description":"The template under `configs` to inherit from."})");
-  const std::string named = R"({"type":"object","additionalProperties":)" + one + "}";
+}
+
+/// JSON Schema of one kind under `policies`; its instances are `$defs.KIND`.
+template <section Config>
+std::string kind_schema() {
+  const std::string named =
+      R"({"type":"object","additionalProperties":{"$ref":"#/$defs/)" + std::string(table<Config>::kind) + R"("}})";
   return R"({"type":"object","additionalProperties":false,"properties":{"configs":)" + named + R"(,"instances":)" +
          named + "}}";
 }
