@@ -15,6 +15,7 @@
 
 #include "sidecar/config/settings.hpp"
 #include "sidecar/metrics/counters.hpp"
+#include "sidecar/proxy/router.hpp"
 
 namespace sidecar {
 
@@ -76,17 +77,20 @@ struct upstream {
 struct route {
   route_settings settings;
   retry_rules retrying;
-  std::shared_ptr<const struct upstream> upstream, alternate;
+  std::shared_ptr<const sidecar::upstream> upstream, alternate;  ///< The second is the fallback's.
   std::shared_ptr<resilience::circuit_breaker> circuit_breaker;
   std::shared_ptr<resilience::rate_limiter> rate_limiter;
   std::shared_ptr<resilience::adaptive_rate_limiter> adaptive_rate_limiter;
   std::shared_ptr<resilience::bulkhead> bulkhead;
   std::shared_ptr<resilience::retry> retry;
   std::shared_ptr<route_counters> counters;
-};
+  std::string rate_limit_policy;  ///< The `RateLimit-Policy` line of its answers; empty without a limiter.
 
-class router;
-class trusted_networks;
+  /// What is left of its limiter. Only for routes that have one.
+  [[nodiscard]] resilience::limiter_level limiter_level() const noexcept {
+    return rate_limiter ? rate_limiter->level() : adaptive_rate_limiter->level();
+  }
+};
 
 /// What one generation of the configuration comes to. Immutable.
 struct snapshot {
@@ -94,7 +98,7 @@ struct snapshot {
   settings config;
   std::vector<route> routes;  ///< In file order.
   std::map<std::string, std::shared_ptr<const upstream>> upstreams;
-  std::shared_ptr<const class router> router;
+  std::shared_ptr<const sidecar::router> router;
   std::shared_ptr<const trusted_networks> trusted;
 };
 
@@ -109,6 +113,9 @@ class runtime {
 
   /// Makes `config` the current configuration. Blocks while names are looked up. The settings have been checked.
   std::shared_ptr<const snapshot> apply(settings config);
+
+  /// Makes the present configuration a snapshot again, after a policy instance was changed by hand.
+  std::shared_ptr<const snapshot> refresh();
 
   [[nodiscard]] std::shared_ptr<const snapshot> current() const;
   /// Policy instances in use by the current snapshot.
