@@ -34,7 +34,7 @@ struct adaptive_law {
   bool acceleration = true;  ///< Growth is fast far above the last trouble.
   bool midpoint = true;  ///< After an overstep, the new centre is between what was delivered and where trouble began.
   bool baseline = true;  ///< Errors that come at any rate are not taken for overload.
-  bool calm_baseline = true;  ///< ... and that is learnt only below the last trouble.
+  bool calm_baseline = true;  ///< What is normal is learnt only from results that decide.
 };
 
 /// What a call knows of its admission.
@@ -159,11 +159,11 @@ class adaptive_rate {
   void finished(time_point now, const adaptive_admission& call, bool overload) noexcept {
     goodput_.add(now, !overload);
 
-    if (frozen_ || (law_.epochs && (call.epoch != epoch_ || call.at < counted_from_))) return;
+    const bool counted = !frozen_ && (!law_.epochs || (call.epoch == epoch_ && call.at >= counted_from_));
+    // The rest would let the failures of a rate that was too high pass for normal, and keep it there.
+    if (counted || !law_.calm_baseline) floor_.add(now, overload);
+    if (!counted) return;
 
-    // What fails below the last trouble is not for want of capacity. Counting the rest too would let the failures of
-    // a rate a little too high pass for normal, and keep it there.
-    if (call.rate <= 1.001 * centre_ || !law_.calm_baseline) floor_.add(now, overload);
     rates_[counted_++ % rates_.size()] = call.rate;
     const double p0 = std::clamp(law_.baseline ? 1.5 * floor_.ratio(now) : 0.0, 0.02, 0.6);
     const double p1 = p0 + 0.12;
