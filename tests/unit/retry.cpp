@@ -324,7 +324,7 @@ TEST_CASE("without budget left there is no repetition and no wait, and the real 
 TEST_CASE("no sleep reaches the deadline: then the last real error is returned", "[retry]") {
   manual_clock clock;
   basic_retry retry{"stock", quick(3), clock};
-  for (const auto [left, calls_made] :
+  for (const auto& [left, calls_made] :
        {std::pair<std::chrono::nanoseconds, int>{20ms, 2}, {20ms + 1ns, 3}, {10ms, 1}}) {
     const this_call::deadline_scope scope(clock.now() + left);
     const auto before = clock.now();
