@@ -160,8 +160,9 @@ void add_standard_routes(http::router& routes, std::string_view openapi, const h
   routes
       .add("GET", "/health",
            [running](const http::request&) {
-             const application* app = running();
-             return http::json(R"({"status":"UP","components":)" + (app ? app->health() : "{}") + '}');
+             resilience::health_report health;
+             if (const application* app = running()) app->describe(health);
+             return http::json(health.json());
            })
       .while_draining = true;
   http::route& scrape = routes.add(
@@ -208,6 +209,9 @@ int run_service(const service_definition& service, int argc, const char* const* 
   try {
     service_context context{*settings, server, metrics, policies};
     running = service.make(context);
+  } catch (const std::invalid_argument& e) {
+    std::fputs((std::string(e.what()) + '\n').c_str(), stderr);
+    return 2;
   } catch (const std::exception& e) {
     log::error("cannot start", {{"service", service.name}, {"reason", e.what()}});
     return 1;

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <resilience/health.hpp>
 #include <resilience/prometheus.hpp>
 #include <stdexcept>
 #include <string>
@@ -30,13 +31,13 @@ struct readiness {
   std::int64_t to_restore = 0;
 };
 
-/// A running service. Threads: `ready`, `health` and `drain` may be called by any.
+/// A running service. Threads: `ready`, `describe` and `drain` may be called by any.
 class application {
  public:
   virtual ~application() = default;
   [[nodiscard]] virtual readiness ready() const { return {}; }
-  /// The members of `components` in /health, as one JSON object.
-  [[nodiscard]] virtual std::string health() const { return "{}"; }
+  /// Adds what it is made of to the answer of /health.
+  virtual void describe(resilience::health_report& health) const { static_cast<void>(health); }
   /// The end has been asked for: requests that wait for something are to be answered now.
   virtual void drain() {}
 };
@@ -54,7 +55,8 @@ struct service_definition {
   std::uint16_t port = 0;
   std::string_view openapi;     ///< Served as /openapi.json.
   std::vector<option> options;  ///< Besides `service_options`.
-  /// Throws startup_error. Every route must be there when it returns; serving begins then.
+  /// Throws startup_error, or std::invalid_argument for a mistake in the settings (exit code 2). Every route must be
+  /// there when it returns; serving begins then.
   std::function<std::unique_ptr<application>(service_context&)> make;
 };
 
