@@ -107,7 +107,8 @@ class file_reader {
     complete_ = serves || !options_.policies_alone;
     if (complete_) {
       for (const std::string_view key : {"version", "listen", "upstreams", "routes"}) {
-        if (!find(key)) problems_.error({1, 1}, quoted(key) + " is missing");
+        if (!find(key) && !yaml::meant(root_, key, yaml::top_keys))
+          problems_.error({1, 1}, quoted(key) + " is missing");
       }
     }
     read_version();
@@ -237,7 +238,7 @@ class file_reader {
     if (n->items.empty()) problems_.error(n->at, "`routes` must hold at least one route");
     for (const node& item : n->items) {
       const std::size_t errors = problems_.errors();
-      if (!yaml::is_map(item, "routes", problems_) || !read_route(item)) routes_known_ = false;
+      if (!yaml::is_map(item, "route", problems_) || !read_route(item)) routes_known_ = false;
       if (problems_.errors() != errors) routes_known_ = false;
     }
   }
@@ -271,19 +272,12 @@ class file_reader {
       }
     }
 
-    static constexpr std::string_view others[] = {"use",          "circuit_breaker",
-                                                  "rate_limiter", "adaptive_rate_limiter",
-                                                  "bulkhead",     "retry",
-                                                  "tls",          "adaptive_bulkhead",
-                                                  "hedge",        "cache"};
+    static constexpr std::string_view others[] = {
+        "use", "circuit_breaker", "rate_limiter", "adaptive_rate_limiter", "bulkhead", "retry"};
     route_section s;
     s.limits = s_.listen.limits;
     const node* const layers[] = {&n};
     yaml::read_layers<route_section>(layers, path, r_, s, others);
-    for (const entry& e : n.entries) {
-      if (e.key == "tls" || std::ranges::find(yaml::later_kinds, e.key) != yaml::later_kinds.end())
-        yaml::not_supported_yet(e, problems_);
-    }
     // What a route leaves to the listener comes from there.
     for (const auto& f : yaml::table<request_limits>::fields) {
       const auto from = r_.written.find(child("listen", f.key));

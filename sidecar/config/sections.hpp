@@ -103,17 +103,18 @@ inline broken_bound check(const listen_settings& c) {
   return check(c.limits);
 }
 inline broken_bound check(const health_check_settings& c) {
-  if (!c.path.starts_with('/')) return {{"path", "begin with /"}};
   if (c.interval <= 0ns) return {{"interval", "be more than 0"}};
+  if (!c.path.starts_with('/')) return {{"path", "begin with /"}};
   return {};
 }
 inline broken_bound check(const upstream_settings& c) {
+  if (c.connect_timeout <= 0ns) return {{"connect_timeout", "be more than 0"}};
+  if (c.idle_timeout < 0ns) return {{"idle_timeout", "be at least 0"}};
+  // Last, for a list that is put back to its default is still empty.
   if (c.targets.empty()) return {{"targets", "name at least one address"}};
   for (const endpoint& e : c.targets) {
     if (e.port == 0) return {{"targets", "have ports of 1 to 65535"}};
   }
-  if (c.connect_timeout <= 0ns) return {{"connect_timeout", "be more than 0"}};
-  if (c.idle_timeout < 0ns) return {{"idle_timeout", "be at least 0"}};
   return {};
 }
 inline broken_bound check(const drain_settings& c) {
@@ -589,6 +590,8 @@ struct table<sidecar::route_section> {
           member<s, &s::chaos>("chaos", "Only with --enable-chaos", "Faults made on purpose."),
       },
       fields_of_part<s, &s::limits>());
+  static constexpr std::array<std::string_view, 5> later{"tls", "adaptive_bulkhead", "thread_pool_bulkhead", "hedge",
+                                                         "cache"};
 };
 
 }  // namespace resilience::detail::yaml

@@ -167,6 +167,10 @@ std::string reference() {
     text += "### " + std::string(title) + "\n\n| key | unit | bounds | default | meaning |\n|---|---|---|---|---|\n" +
             rows + "\n";
   };
+  part("At the top, besides the sections below",
+       "| `version` | whole number | 1 | required | Of this format; a file with `policies` alone may leave it out. |\n"
+       "| `trusted_proxies` | list of addresses and blocks: `10.0.0.0/8` |  | `[]` | Whose `X-Forwarded-*` is "
+       "believed. |\n");
   part("`listen`", yaml::reference_rows<listen_settings>());
   part("`admin`", yaml::reference_rows<admin_section>());
   part("`upstreams.NAME`", yaml::reference_rows<upstream_settings>());

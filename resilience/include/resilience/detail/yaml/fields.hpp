@@ -246,8 +246,9 @@ inline void not_supported_yet(const entry& e, report& problems) {
 inline bool is_map(const node& n, std::string_view key, report& problems) {
   if (n.is_map()) return true;
   if (!n.refused()) {
-    problems.error(n.at, quoted(key) + " must be a map, not " + std::string(kind_name(n)) +
-                             (n.kind == node::kind_type::null ? " (write {} for the defaults)" : ""));
+    problems.error(
+        n.at, quoted(key) + (n.kind == node::kind_type::null ? " has no value; {} stands for the defaults"
+                                                             : " must be a map, not " + std::string(kind_name(n))));
   }
   return false;
 }
@@ -356,7 +357,10 @@ bool read_layers(std::span<const node* const> layers, const std::string& path, r
     if (layers.size() > 1) check_bounds<S>(one, alone, unreadable, true, r.problems);
   }
   for (const auto& f : table<S>::fields) {
-    if (f.required && std::ranges::none_of(layers, [&](const node* l) { return l->find(f.key) != nullptr; })) {
+    const auto has = [&](const node* layer) {
+      return layer->find(f.key) != nullptr || meant(*layer, f.key, keys_of<S>(others));
+    };
+    if (f.required && std::ranges::none_of(layers, has)) {
       r.problems.error(layers.back()->at, quoted(f.key) + " is missing");
     }
   }

@@ -89,8 +89,10 @@ class report {
 
   [[nodiscard]] bool has_errors() const noexcept { return errors_ > 0; }
   [[nodiscard]] std::size_t errors() const noexcept { return errors_; }
+  /// Whether an error was reported of this very place.
   [[nodiscard]] bool any_at(place at) const {
-    return std::ranges::any_of(found_, [&](const auto& f) { return std::get<0>(f) == at; });
+    const auto first = found_.lower_bound({at, false, {}});
+    return first != found_.end() && std::get<0>(*first) == at && !std::get<1>(*first);
   }
 
   /// Everything in file order, with the lines of `text` it is about.
@@ -158,9 +160,9 @@ inline std::size_t edit_distance(std::string_view a, std::string_view b) {
   return last[b.size()];
 }
 
-/// "; did you mean `failure_rate`?" for the nearest of `known`, or "" when none is near.
+/// The word of `known` that `word` was probably meant to be; empty when none is near.
 template <class Words>
-std::string did_you_mean(std::string_view word, const Words& known) {
+std::string_view nearest(std::string_view word, const Words& known) {
   if (word.size() > 64) return {};
   std::string_view best;
   std::size_t least = std::max<std::size_t>(1, std::min<std::size_t>(word.size() / 3, 4)) + 1;
@@ -171,7 +173,22 @@ std::string did_you_mean(std::string_view word, const Words& known) {
       best = candidate;
     }
   }
+  return best;
+}
+
+/// "; did you mean `failure_rate`?" for the nearest of `known`, or "" when none is near.
+template <class Words>
+std::string did_you_mean(std::string_view word, const Words& known) {
+  const std::string_view best = nearest(word, known);
   return best.empty() ? std::string{} : "; did you mean `" + std::string(best) + "`?";
+}
+
+/// Whether a key of `map` that is not among `known` was probably meant to be `key`: then `key` is not missing as well.
+template <class Words>
+bool meant(const node& map, std::string_view key, const Words& known) {
+  return std::ranges::any_of(map.entries, [&](const entry& e) {
+    return std::ranges::find(known, std::string_view(e.key)) == std::ranges::end(known) && nearest(e.key, known) == key;
+  });
 }
 
 }  // namespace resilience::detail::yaml
