@@ -26,6 +26,10 @@ thread_local std::size_t allocations = 0;
   if (void* p = std::malloc(n)) return p;
   throw std::bad_alloc();
 }
+[[gnu::noinline]] void* operator new(std::size_t n, const std::nothrow_t&) noexcept {
+  ++allocations;
+  return std::malloc(n);
+}
 [[gnu::noinline]] void* operator new(std::size_t n, std::align_val_t a) {
   ++allocations;
   const auto align = static_cast<std::size_t>(a);

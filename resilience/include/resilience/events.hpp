@@ -40,6 +40,77 @@ class [[nodiscard]] subscription {
   std::function<void()> unsubscribe_;
 };
 
+namespace detail {
+
+/// The consumers of a signal, whatever its event: compiled once, for there are many kinds of events.
+class consumers {
+ public:
+  struct slot {
+    std::function<void(const void*)> call;
+    std::recursive_mutex calling;
+    bool live = true;
+  };
+
+  [[nodiscard]] bool any() const noexcept { return any_.load(std::memory_order_relaxed); }
+  [[nodiscard]] std::uint64_t failures() const noexcept { return failures_.load(std::memory_order_relaxed); }
+
+  void add(const std::shared_ptr<slot>& entry) {
+    const std::lock_guard lock(mutex_);
+    slots next = *current_;
+    next.push_back(entry);
+    set(std::move(next));
+  }
+
+  void remove(const std::shared_ptr<slot>& entry) {
+    const std::lock_guard lock(mutex_);
+    slots next = *current_;
+    std::erase(next, entry);
+    set(std::move(next));
+  }
+
+  void call(const void* event) noexcept {
+    for (const auto& entry : *snapshot()) {
+      const std::lock_guard calling(entry->calling);
+      if (!entry->live) continue;
+      try {
+        entry->call(event);
+      } catch (...) {
+        failures_.fetch_add(1, std::memory_order_relaxed);
+      }
+    }
+  }
+
+ private:
+  using slots = std::vector<std::shared_ptr<slot>>;
+
+  std::shared_ptr<const slots> snapshot() {
+    const std::lock_guard lock(mutex_);
+    return current_;
+  }
+  void set(slots next) {
+    current_ = std::make_shared<const slots>(std::move(next));
+    any_.store(!current_->empty(), std::memory_order_relaxed);
+  }
+
+  std::mutex mutex_;
+  std::shared_ptr<const slots> current_ = std::make_shared<const slots>();
+  std::atomic<bool> any_ = false;
+  std::atomic<std::uint64_t> failures_ = 0;
+};
+
+inline subscription subscribe(const std::shared_ptr<consumers>& to, std::function<void(const void*)> call) {
+  auto entry = std::make_shared<consumers::slot>();
+  entry->call = std::move(call);
+  to->add(entry);
+  return subscription([weak = std::weak_ptr<consumers>(to), entry] {
+    if (const auto owner = weak.lock()) owner->remove(entry);
+    const std::lock_guard wait(entry->calling);
+    entry->live = false;
+  });
+}
+
+}  // namespace detail
+
 /// One kind of event and those who watch it. Threads: any. A consumer is never called by two threads at once, may
 /// subscribe and unsubscribe from inside a call, and when it throws it is counted and disturbs nobody.
 template <class Event>
@@ -48,65 +119,21 @@ class signal {
   using consumer = std::function<void(const Event&)>;
 
   subscription subscribe(consumer call) {
-    auto entry = std::make_shared<slot>();
-    entry->call = std::move(call);
-    state_->change([&](auto& all) { all.push_back(entry); });
-    return subscription([weak = std::weak_ptr<state>(state_), entry] {
-      if (const auto owner = weak.lock()) {
-        owner->change([&](auto& all) { std::erase(all, entry); });
-      }
-      const std::lock_guard wait(entry->calling);
-      entry->live = false;
-    });
+    return detail::subscribe(consumers_,
+                             [call = std::move(call)](const void* e) { call(*static_cast<const Event*>(e)); });
   }
 
-  [[nodiscard]] bool watched() const noexcept { return state_->watched.load(std::memory_order_relaxed); }
+  [[nodiscard]] bool watched() const noexcept { return consumers_->any(); }
 
   void publish(const Event& event) const noexcept {
-    if (!watched()) return;
-    for (const auto& entry : *state_->snapshot()) {
-      const std::lock_guard calling(entry->calling);
-      if (!entry->live) continue;
-      try {
-        entry->call(event);
-      } catch (...) {
-        state_->failures.fetch_add(1, std::memory_order_relaxed);
-      }
-    }
+    if (watched()) consumers_->call(&event);
   }
 
   /// How often a consumer threw.
-  [[nodiscard]] std::uint64_t failures() const noexcept { return state_->failures.load(std::memory_order_relaxed); }
+  [[nodiscard]] std::uint64_t failures() const noexcept { return consumers_->failures(); }
 
  private:
-  struct slot {
-    consumer call;
-    std::recursive_mutex calling;
-    bool live = true;
-  };
-  using slots = std::vector<std::shared_ptr<slot>>;
-
-  struct state {
-    std::mutex mutex;
-    std::shared_ptr<const slots> current = std::make_shared<const slots>();
-    std::atomic<bool> watched = false;
-    std::atomic<std::uint64_t> failures = 0;
-
-    std::shared_ptr<const slots> snapshot() {
-      const std::lock_guard lock(mutex);
-      return current;
-    }
-    template <class Edit>
-    void change(Edit edit) {
-      const std::lock_guard lock(mutex);
-      slots next = *current;
-      edit(next);
-      current = std::make_shared<const slots>(std::move(next));
-      watched.store(!current->empty(), std::memory_order_relaxed);
-    }
-  };
-
-  std::shared_ptr<state> state_ = std::make_shared<state>();
+  std::shared_ptr<detail::consumers> consumers_ = std::make_shared<detail::consumers>();
 };
 
 /// The last events of an instance, written without a lock. `Event` is trivially copyable; one that meets a slot still
