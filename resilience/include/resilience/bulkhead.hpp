@@ -8,12 +8,10 @@
 #include <cstdint>
 #include <expected>
 #include <functional>
-#include <limits>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <type_traits>
 #include <utility>
 #include <vector>

@@ -9,7 +9,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <optional>
 
 #include <resilience/clock.hpp>
@@ -44,7 +43,7 @@ struct adaptive_admission {
   std::uint32_t epoch;
 };
 
-/// The failure ratio that the target has at any rate, e0: from blocks of finished calls of the last minute.
+/// The failure ratio that the target has at any rate, e0: from blocks of results of the last minute.
 class failure_floor {
  public:
   void add(time_point now, bool failed) noexcept {
@@ -205,7 +204,7 @@ class adaptive_rate {
   void thaw(time_point now) noexcept {
     if (!frozen_) return;
     frozen_ = false;
-    begin_epoch(now);
+    begin_epoch();
     counted_from_ = now;
     const double before = rate_;
     error_limit_ = centre_ = min_;
@@ -239,13 +238,13 @@ class adaptive_rate {
     error_limit_ = recovery_from_ = std::max(0.9 * goodput, min_);
     recovered_ = 0;
     recovery_length_ = std::clamp(100 / centre_, 4.0, 10.0);
-    begin_epoch(now);
+    begin_epoch();
     counted_from_ = now + digestion;
     combine();
     last_cut_ = adaptive_cut{now, before, rate_, cut_cause::failures};
   }
 
-  void begin_epoch(time_point) noexcept {
+  void begin_epoch() noexcept {
     ++epoch_;
     score_ = 0;
     counted_ = 0;
