@@ -26,6 +26,9 @@ constexpr auto as_values = asio::as_tuple(asio::use_awaitable);
 constexpr std::size_t linger_bytes = 4 * 1024 * 1024;
 constexpr auto linger_time = 2s;
 
+// Beast's fields throw where a value is longer than 16 bits can say: heads are held below that.
+constexpr std::size_t most_head = 65'000;
+
 bool is_printable(std::string_view text) noexcept {
   return std::ranges::all_of(text, [](char c) { return c >= 0x20 && c < 0x7F; });
 }
@@ -179,13 +182,15 @@ class server::connection : public std::enable_shared_from_this<connection> {
   connection(const connection&) = delete;
   connection& operator=(const connection&) = delete;
 
-  // One connection from its first request to its end. The frame keeps the connection alive.
+  // One connection from its first request to its end. The frame keeps the connection alive. Nothing that goes wrong
+  // with it may end the others.
   static asio::awaitable<void> serve(std::shared_ptr<connection> self, bool refused) {
-    if (refused) {
-      co_await self->refuse();
-    } else {
-      bool more = true;
+    try {
+      bool more = !refused;
       while (more) more = co_await self->serve_one();
+      if (refused) co_await self->refuse();
+    } catch (const std::exception& e) {
+      log::error("a connection failed", {{"error", e.what()}});
     }
     self->disarm();
     beast::error_code ignored;
@@ -243,13 +248,15 @@ class server::connection : public std::enable_shared_from_this<connection> {
     }
     const auto begun = clock::now();
     request_parser parser;
-    parser.header_limit(static_cast<std::uint32_t>(owner_.settings.max_line + owner_.settings.max_header));
+    const std::size_t head = std::min(owner_.settings.max_line + owner_.settings.max_header, most_head);
+    parser.header_limit(static_cast<std::uint32_t>(head));
     parser.body_limit(owner_.settings.max_body);
     arm(owner_.settings.header_timeout);
     auto [head_error, head_bytes] = co_await beast::http::async_read_header(socket_, buffer_, parser, as_values);
     disarm();
     request in = take_head(parser);
     answering counted(owner_);
+    const bool late = owner_.draining.load();  // what has come before the end began is still answered
     int status = timed_out_ ? 408 : status_of(head_error, !in.target.empty());
     if (head_error && status == 0) co_return false;
     if (!head_error) status = bad_head(in, parser);
@@ -273,7 +280,7 @@ class server::connection : public std::enable_shared_from_this<connection> {
     bool keep = parser.keep_alive();
 
     const route* found = nullptr;
-    std::optional<response> early = resolve(in, found);
+    std::optional<response> early = resolve(in, late, found);
     if (!early) {
       if (const auto* push = std::get_if<stream_handler>(&found->handler)) {
         counted.leave();
@@ -319,7 +326,7 @@ class server::connection : public std::enable_shared_from_this<connection> {
   }
 
   // Finds the route and fills in what the request says in its target; or the answer where there is none to run.
-  std::optional<response> resolve(request& in, const route*& found) const {
+  std::optional<response> resolve(request& in, bool late, const route*& found) const {
     auto url = boost::urls::parse_origin_form(in.target);
     if (!url) url = boost::urls::parse_uri(in.target);
     if (!url) return problem(in, 400, "The request target is not valid");
@@ -344,7 +351,7 @@ class server::connection : public std::enable_shared_from_this<connection> {
     }
     found = match.found;
     in.parameters = std::move(match.parameters);
-    if (owner_.draining.load() && !found->while_draining) {
+    if (late && !found->while_draining) {
       response refusal = problem(in, 503, "Shutting down");
       refusal.fields.emplace_back("Retry-After", "1");
       return refusal;

@@ -24,7 +24,7 @@ struct server_settings {
   int workers = 16;                    ///< Threads for sync handlers; at most as many of them run at once.
   int max_connections = 1024;          ///< More are answered 503 and closed.
   std::size_t max_line = 8 * 1024;     ///< Bytes of the target; more is 414.
-  std::size_t max_header = 64 * 1024;  ///< Bytes of all fields; more is 431.
+  std::size_t max_header = 48 * 1024;  ///< Bytes of all fields; more is 431. With max_line below 64 KiB.
   std::size_t max_fields = 100;        ///< More is 431.
   std::size_t max_body = 1024 * 1024;  ///< Bytes; more is 413.
   std::chrono::nanoseconds header_timeout = std::chrono::seconds(10);  ///< From a request's first byte; then 408.
