@@ -20,7 +20,7 @@ using yaml::entry;
 using yaml::kind_of;
 using yaml::node;
 using yaml::place;
-using yaml::quoted;
+using yaml::ticked;
 
 namespace {
 
@@ -108,7 +108,7 @@ class file_reader {
     if (complete_) {
       for (const std::string_view key : {"version", "listen", "upstreams", "routes"}) {
         if (!find(key) && !yaml::meant(root_, key, yaml::top_keys))
-          problems_.error({1, 1}, quoted(key) + " is missing");
+          problems_.error({1, 1}, ticked(key) + " is missing");
       }
     }
     read_version();
@@ -163,7 +163,7 @@ class file_reader {
     const node* n = find("version");
     int version = 1;
     if (n == nullptr || !yaml::read_scalar(*n, "version", problems_, version)) return;
-    if (version != 1) problems_.error(n->at, "`version` must be 1, not " + quoted(n->text));
+    if (version != 1) problems_.error(n->at, "`version` must be 1, not " + ticked(n->text));
   }
 
   void read_upstreams() {
@@ -267,7 +267,7 @@ class file_reader {
         problems_.error(name_at, "the name of a route " + std::string(yaml::name_rule));
       } else if (const auto [first, added] = route_names_.emplace(name, name_at.line); !added) {
         problems_.error(
-            name_at, "two routes are called " + quoted(name) + "; the first on line " + std::to_string(first->second));
+            name_at, "two routes are called " + ticked(name) + "; the first on line " + std::to_string(first->second));
         return false;
       }
     }
@@ -331,7 +331,7 @@ class file_reader {
     for (const entry& e : n.entries) {
       if (!e.key.starts_with("path") || (e.key != "path" && e.key != "path_prefix" && e.key != "path_regex")) continue;
       if (first != nullptr) {
-        problems_.error(e.value.at, quoted(e.key) + " and " + quoted(first->key) + " exclude each other");
+        problems_.error(e.value.at, ticked(e.key) + " and " + ticked(first->key) + " exclude each other");
       } else {
         first = &e;
       }
@@ -356,7 +356,7 @@ class file_reader {
     if (m.host) {
       route.match.host = lower(*m.host);
       if (m.host->empty() || m.host->find_first_of("/: \t") != std::string::npos) {
-        problems_.error(n.find("host")->value.at, "`host` must be a host name without a port, not " + quoted(*m.host));
+        problems_.error(n.find("host")->value.at, "`host` must be a host name without a port, not " + ticked(*m.host));
       }
     }
   }
@@ -368,7 +368,7 @@ class file_reader {
     std::vector<std::string_view> known;
     for (const auto& [name, u] : s_.upstreams) known.push_back(name);
     problems_.error(e->value.at,
-                    "there is no upstream " + quoted(e->value.text) + yaml::did_you_mean(e->value.text, known));
+                    "there is no upstream " + ticked(e->value.text) + yaml::did_you_mean(e->value.text, known));
   }
 
   void read_fallback(const entry* e, const std::optional<fallback_section>& s, route_settings& route) {
@@ -377,7 +377,7 @@ class file_reader {
     for (const entry& part : e->value.entries) {
       if (part.key != "respond" && part.key != "upstream" && part.key != "stale") continue;
       if (first != nullptr) {
-        problems_.error(part.value.at, quoted(part.key) + " and " + quoted(first->key) + " exclude each other");
+        problems_.error(part.value.at, ticked(part.key) + " and " + ticked(first->key) + " exclude each other");
       } else {
         first = &part;
       }
@@ -409,13 +409,13 @@ class file_reader {
       const entry* by_name = use_entry != nullptr && use_entry->value.is_map() ? use_entry->value.find(kind) : nullptr;
       if (in_place != nullptr && by_name != nullptr) {
         problems_.error(std::max(in_place->value.at, by_name->value.at),
-                        quoted(kind) + " is there twice: under `use` and in the route itself");
+                        ticked(kind) + " is there twice: under `use` and in the route itself");
         return;
       }
       if (in_place != nullptr) {
         const auto own = section.read_inline(in_place->value, here, r_);
         if (section.instances().contains(route.name)) {
-          problems_.error(in_place->value.at, quoted(kind) + " of this route would be called " + quoted(route.name) +
+          problems_.error(in_place->value.at, ticked(kind) + " of this route would be called " + ticked(route.name) +
                                                   ", which is already there under `policies`");
         }
         out = route.name;
@@ -437,7 +437,7 @@ class file_reader {
         std::vector<std::string_view> known;
         for (const auto& [name, i] : section.instances()) known.push_back(name);
         problems_.error(by_name->value.at,
-                        "there is no " + std::string(kind) + " " + quoted(*used) + yaml::did_you_mean(*used, known));
+                        "there is no " + std::string(kind) + " " + ticked(*used) + yaml::did_you_mean(*used, known));
         return;
       }
       out = *used;
@@ -534,7 +534,7 @@ class file_reader {
     constexpr std::size_t most = 1000;
     for (std::size_t i = 0; i < std::min(s_.routes.size(), most); ++i) {
       if (!covers(s_.routes[i].match, route.match)) continue;
-      problems_.warn(at, "no request reaches this route: " + quoted(s_.routes[i].name) + " above it matches the same");
+      problems_.warn(at, "no request reaches this route: " + ticked(s_.routes[i].name) + " above it matches the same");
       return;
     }
   }
@@ -565,15 +565,15 @@ class file_reader {
   void warn_unused() {
     if (!routes_known_) return;
     for (const entry& e : find("upstreams") ? find("upstreams")->entries : std::vector<entry>{}) {
-      if (!used_.contains({"upstream", e.key})) problems_.warn(e.key_at, "no route uses the upstream " + quoted(e.key));
+      if (!used_.contains({"upstream", e.key})) problems_.warn(e.key_at, "no route uses the upstream " + ticked(e.key));
     }
     sections_.each([&](const auto& section) {
       for (const auto& [name, one] : section.instances()) {
         if (!used_.contains({std::string(kind_of(section)), name}))
-          problems_.warn(one.at, "no route uses the " + std::string(kind_of(section)) + " " + quoted(name));
+          problems_.warn(one.at, "no route uses the " + std::string(kind_of(section)) + " " + ticked(name));
       }
       for (const auto& [name, at] : section.unused_templates()) {
-        problems_.warn(at, "nothing inherits from " + quoted(name));
+        problems_.warn(at, "nothing inherits from " + ticked(name));
       }
     });
   }

@@ -213,14 +213,14 @@ struct codec<sidecar::endpoint> {
   static constexpr std::string_view unit = "address: `127.0.0.1:8080`, `[::1]:8080`, `host:8080`";
   static parsed<sidecar::endpoint> parse(std::string_view text) {
     const std::size_t colon = text.rfind(':');
-    const auto bad = [&] { return wrong("must be an address such as 127.0.0.1:8080, not " + quoted(text)); };
+    const auto bad = [&] { return wrong("must be an address such as 127.0.0.1:8080, not " + ticked(text)); };
     if (colon == std::string_view::npos) return bad();
     std::string host(text.substr(0, colon));
     const std::string_view digits = text.substr(colon + 1);
     int port = 0;
     const auto [end, failed] = std::from_chars(digits.data(), digits.data() + digits.size(), port);
     if (digits.empty() || failed != std::errc{} || end != digits.data() + digits.size() || port < 0) return bad();
-    if (port > 65535) return wrong("must have a port of at most 65535, not " + quoted(digits));
+    if (port > 65535) return wrong("must have a port of at most 65535, not " + ticked(digits));
     if (host.starts_with('[') && host.ends_with(']')) {
       host = host.substr(1, host.size() - 2);
       in6_addr v6;
@@ -256,7 +256,7 @@ struct codec<sidecar::address_block> {
       const auto length = codec<int>::parse(text.substr(slash + 1));
       good = length && *length >= 0 && *length <= bits;
     }
-    if (!good) return wrong("must hold addresses or blocks such as 10.0.0.0/8, not " + quoted(text));
+    if (!good) return wrong("must hold addresses or blocks such as 10.0.0.0/8, not " + ticked(text));
     return sidecar::address_block{std::string(text)};
   }
   static std::string show(const sidecar::address_block& b) { return b.text; }
@@ -278,12 +278,12 @@ struct codec<std::set<std::string>> {
       std::string upper = all[i];
       for (char& c : upper) c = c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c;
       if (sidecar::is_token(all[i]) && upper == all[i]) continue;
-      problems.error(n.items[i].at, quoted(key) + " must hold methods in capitals, not " + quoted(all[i]) +
+      problems.error(n.items[i].at, ticked(key) + " must hold methods in capitals, not " + ticked(all[i]) +
                                         did_you_mean(upper, known));
       good = false;
     }
     if (good && all.empty()) {
-      problems.error(n.at, quoted(key) + " must name at least one method");
+      problems.error(n.at, ticked(key) + " must name at least one method");
       return false;
     }
     out = {all.begin(), all.end()};
@@ -311,7 +311,7 @@ struct codec<std::map<std::string, std::string>> {
     for (const entry& e : n.entries) {
       std::string value;
       if (!sidecar::is_token(e.key)) {
-        problems.error(e.key_at, quoted(e.key) + " is not the name of a header field");
+        problems.error(e.key_at, ticked(e.key) + " is not the name of a header field");
         good = false;
       } else if (!read_scalar(e.value, e.key, problems, value)) {
         good = false;
@@ -320,7 +320,7 @@ struct codec<std::map<std::string, std::string>> {
         problems.error(e.value.at, "the value of a header field must be one line");
         good = false;
       } else if (!out.emplace(sidecar::lower(e.key), std::move(value)).second) {
-        problems.error(e.key_at, "the field " + quoted(e.key) + " is there twice");
+        problems.error(e.key_at, "the field " + ticked(e.key) + " is there twice");
         good = false;
       }
     }
@@ -351,7 +351,7 @@ struct codec<sidecar::retry_cause> {
     if (text == "reset") return cause{cause::kind_type::reset, 0};
     const auto status = codec<int>::parse(text);
     if (status && *status >= 400 && *status <= 599) return cause{cause::kind_type::status, *status};
-    return wrong("must hold connect_failure, reset or a status of 400 to 599, not " + quoted(text) +
+    return wrong("must hold connect_failure, reset or a status of 400 to 599, not " + ticked(text) +
                  did_you_mean(text, known));
   }
   static std::string show(const cause& c) {

@@ -135,7 +135,7 @@ int explain(std::span<const std::string> args, std::ostream& out, std::ostream& 
     std::vector<std::string_view> known;
     for (const route_settings& r : c->values.routes) known.push_back(r.name);
     if (std::ranges::find(known, a->route) == known.end()) {
-      err << a->file << ": there is no route " << yaml::quoted(a->route) << yaml::did_you_mean(a->route, known) << '\n';
+      err << a->file << ": there is no route " << yaml::ticked(a->route) << yaml::did_you_mean(a->route, known) << '\n';
       return 2;
     }
   }

@@ -96,17 +96,17 @@ template <class T>
 bool read_scalar(const node& n, std::string_view key, report& problems, T& out) {
   if (n.refused()) return false;
   if (n.kind == node::kind_type::null) {
-    problems.error(n.at, quoted(key) + " has no value");
+    problems.error(n.at, ticked(key) + " has no value");
     return false;
   }
   if (!n.is_scalar()) {
-    problems.error(n.at, quoted(key) + " must be a single value (" + std::string(codec<T>::unit) + "), not " +
+    problems.error(n.at, ticked(key) + " must be a single value (" + std::string(codec<T>::unit) + "), not " +
                              std::string(kind_name(n)));
     return false;
   }
   auto value = codec<T>::parse(n.text);
   if (!value) {
-    problems.error(n.at, quoted(key) + " " + value.error());
+    problems.error(n.at, ticked(key) + " " + value.error());
     return false;
   }
   out = std::move(*value);
@@ -235,11 +235,11 @@ inline void unknown_key(const entry& e, const std::vector<std::string_view>& kno
     hint = "; known here are";
     for (const std::string_view k : known) hint += (k == known.front() ? " " : ", ") + std::string(k);
   }
-  problems.error(e.key_at, "unknown key " + quoted(e.key) + hint);
+  problems.error(e.key_at, "unknown key " + ticked(e.key) + hint);
 }
 
 inline void not_supported_yet(const entry& e, report& problems) {
-  problems.error(e.key_at, quoted(e.key) + " is not supported yet");
+  problems.error(e.key_at, ticked(e.key) + " is not supported yet");
 }
 
 /// Whether `n` is a map; says so when it is not.
@@ -247,7 +247,7 @@ inline bool is_map(const node& n, std::string_view key, report& problems) {
   if (n.is_map()) return true;
   if (!n.refused()) {
     problems.error(
-        n.at, quoted(key) + (n.kind == node::kind_type::null ? " has no value; {} stands for the defaults"
+        n.at, ticked(key) + (n.kind == node::kind_type::null ? " has no value; {} stands for the defaults"
                                                              : " must be a map, not " + std::string(kind_name(n))));
   }
   return false;
@@ -311,7 +311,7 @@ void check_bounds(std::span<const node* const> layers, S value, const std::vecto
         if (at != nullptr || f.key == key || find_word(broken->must, f.key) == std::string_view::npos) continue;
         if (const node* other = written(f.key)) {
           f.reset(value);
-          problems.error(other->at, quoted(f.key) + " does not fit: " + quoted(key) + ", left at its default, must " +
+          problems.error(other->at, ticked(f.key) + " does not fit: " + ticked(key) + ", left at its default, must " +
                                         std::string(broken->must));
           known = false;
         }
@@ -319,17 +319,18 @@ void check_bounds(std::span<const node* const> layers, S value, const std::vecto
       if (!known) continue;
       if (at == nullptr) at = layers.back();
       const node& blame = blamed(*at, broken->must);
-      std::string message = quoted(key) + " must " + std::string(broken->must);
-      if (blame.is_scalar() && at != layers.back()) message += ", not " + quoted(blame.text);
+      std::string message = ticked(key) + " must " + std::string(broken->must);
+      if (blame.is_scalar() && at != layers.back()) message += ", not " + ticked(blame.text);
       if (!problems.any_at(blame.at)) problems.error(blame.at, message);
     }
   }
 }
 
 /// Reads maps one over the other, field by field, the last one wins, and checks what results.
+/// `partial`: what results is not used by itself (a template).
 template <section S>
 bool read_layers(std::span<const node* const> layers, const std::string& path, reader& r, S& out,
-                 std::span<const std::string_view> others = {}) {
+                 std::span<const std::string_view> others = {}, bool partial = false) {
   const std::size_t errors = r.problems.errors();
   std::vector<std::string_view> unreadable;
   for (const node* layer : layers) {
@@ -361,10 +362,10 @@ bool read_layers(std::span<const node* const> layers, const std::string& path, r
       return layer->find(f.key) != nullptr || meant(*layer, f.key, keys_of<S>(others));
     };
     if (f.required && std::ranges::none_of(layers, has)) {
-      r.problems.error(layers.back()->at, quoted(f.key) + " is missing");
+      r.problems.error(layers.back()->at, ticked(f.key) + " is missing");
     }
   }
-  check_bounds<S>(layers, out, unreadable, false, r.problems);
+  check_bounds<S>(layers, out, unreadable, partial, r.problems);
   return r.problems.errors() == errors;
 }
 
@@ -432,7 +433,7 @@ struct codec<std::vector<T>> {
   static bool read(const node& n, std::string_view key, report& problems, std::vector<T>& out) {
     if (n.refused()) return false;
     if (!n.is_list()) {
-      problems.error(n.at, quoted(key) + " must be a list such as [a, b], not " + std::string(kind_name(n)));
+      problems.error(n.at, ticked(key) + " must be a list such as [a, b], not " + std::string(kind_name(n)));
       return false;
     }
     out.clear();

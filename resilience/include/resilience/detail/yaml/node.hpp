@@ -68,7 +68,7 @@ inline std::string_view kind_name(const node& n) noexcept {
 }
 
 /// `text` between back-ticks, shortened and without control characters, so that a message stays one readable line.
-inline std::string quoted(std::string_view text) {
+inline std::string ticked(std::string_view text) {
   constexpr std::size_t longest = 80;
   std::string out = "`";
   for (const char c : text.substr(0, longest)) out += static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;

@@ -80,15 +80,15 @@ inline std::optional<std::string> expand(std::string& text, const environment& v
     const bool named =
         !name.empty() && !(name[0] >= '0' && name[0] <= '9') &&
         name.find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_") == std::string::npos;
-    if (!named) return quoted(name) + " is not the name of a variable";
+    if (!named) return ticked(name) + " is not the name of a variable";
     const std::optional<std::string> value = variables(name);
     if (dash != std::string::npos && (!value || value->empty())) {
       out += inside.substr(dash + 2);
     } else if (value) {
-      if (find_bad_byte(*value) != std::string_view::npos) return "the variable " + quoted(name) + " is not plain text";
+      if (find_bad_byte(*value) != std::string_view::npos) return "the variable " + ticked(name) + " is not plain text";
       out += *value;
     } else {
-      return "the variable " + quoted(name) + " is not set and has no default (`${" + name + ":-VALUE}`)";
+      return "the variable " + ticked(name) + " is not set and has no default (`${" + name + ":-VALUE}`)";
     }
     if (out.size() > max_file_bytes) return "the value is longer than 1 MiB";
     i = end + 1;
@@ -232,7 +232,7 @@ class builder final : public YAML::EventHandler {
         problems_.error(n.at, "merge keys are not supported; a template under `configs` and `base` do this");
       } else if (const auto [first, added] = to.keys.emplace(n.text, n.at.line); !added) {
         problems_.error(
-            n.at, "the key " + quoted(n.text) + " is there twice; first on line " + std::to_string(first->second));
+            n.at, "the key " + ticked(n.text) + " is there twice; first on line " + std::to_string(first->second));
       } else {
         to.skip = false;
       }

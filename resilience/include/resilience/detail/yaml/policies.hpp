@@ -100,7 +100,7 @@ bool read_interval(const node& n, std::string_view key, report& problems, Interv
   }
   if (!n.is_map()) {
     problems.error(
-        n.at, quoted(key) + " must be a duration such as 50ms, or a map with `kind`, not " + std::string(kind_name(n)));
+        n.at, ticked(key) + " must be a duration such as 50ms, or a map with `kind`, not " + std::string(kind_name(n)));
     return false;
   }
   static constexpr std::array<std::string_view, 1> others{"kind"};
@@ -108,7 +108,7 @@ bool read_interval(const node& n, std::string_view key, report& problems, Interv
   if (may_be_random) kinds.push_back(randomized_kind);
   const entry* kind = n.find("kind");
   if (kind == nullptr) {
-    problems.error(n.at, quoted(key) + " needs a `kind`: exponential" + (may_be_random ? " or randomized" : ""));
+    problems.error(n.at, ticked(key) + " needs a `kind`: exponential" + (may_be_random ? " or randomized" : ""));
     return false;
   }
   std::string word;
@@ -129,7 +129,7 @@ bool read_interval(const node& n, std::string_view key, report& problems, Interv
     }
   }
   problems.error(kind->value.at, "`kind` must be exponential" + std::string(may_be_random ? " or randomized" : "") +
-                                     ", not " + quoted(word) + did_you_mean(word, kinds));
+                                     ", not " + ticked(word) + did_you_mean(word, kinds));
   return false;
 }
 
@@ -385,7 +385,7 @@ class policy_section {
       const auto layers = chain(e.value, r, e.key);
       if (!layers) continue;
       Config config{};
-      read_layers<Config>(*layers, child(path, e.key), r, config, others_);
+      read_layers<Config>(*layers, child(path, e.key), r, config, others_, true);
     }
   }
 
@@ -403,7 +403,7 @@ class policy_section {
         std::vector<std::string_view> known;
         for (const auto& [k, t] : templates_) known.push_back(k);
         r.problems.error(base->value.at,
-                         "there is no " + quoted(name) + " under `configs`" + did_you_mean(name, known));
+                         "there is no " + ticked(name) + " under `configs`" + did_you_mean(name, known));
         return std::nullopt;
       }
       template_type& t = found->second;
@@ -438,7 +438,7 @@ class policy_section {
       t->bad = true;
       const entry* base = t->value->find("base");
       if (first.line == 0 || base->value.at < first) first = base->value.at;
-      names += quoted(base->value.text) + " ← ";
+      names += ticked(base->value.text) + " ← ";
       t = &templates_.find(base->value.text)->second;
     } while (t != &member);
     r.problems.error(first, "`base` goes round in a circle: " + names + "…");

@@ -92,14 +92,14 @@ struct codec<std::chrono::nanoseconds> {
   static constexpr std::string_view unit = "duration: `50ms` `2s` `5m`";
   static parsed<std::chrono::nanoseconds> parse(std::string_view text) {
     const auto split = split_number(text);
-    if (!split) return wrong("must be a duration such as 50ms, 2s or 5m, not " + quoted(text));
+    if (!split) return wrong("must be a duration such as 50ms, 2s or 5m, not " + ticked(text));
     const auto [n, word] = *split;
     if (word.empty()) return wrong("needs a unit: " + std::string(text) + "ms, " + std::string(text) + "s, …");
-    if (word.starts_with('.')) return wrong("must be whole: 1500ms instead of 1.5s, not " + quoted(text));
+    if (word.starts_with('.')) return wrong("must be whole: 1500ms instead of 1.5s, not " + ticked(text));
     const auto one = unit_of(word);
-    if (!one) return wrong("has the unknown unit " + quoted(word) + "; the units are ns, us, ms, s, m and h");
+    if (!one) return wrong("has the unknown unit " + ticked(word) + "; the units are ns, us, ms, s, m and h");
     if (n > longest_time / *one || n < -(longest_time / *one))
-      return wrong("must be at most a year (8760h), not " + quoted(text));
+      return wrong("must be at most a year (8760h), not " + ticked(text));
     return n * *one;
   }
   static std::string show(std::chrono::nanoseconds d) {
@@ -127,9 +127,9 @@ struct codec<percent> {
     const auto [rest, failed] = std::from_chars(text.data(), text.data() + text.size(), v, std::chars_format::fixed);
     const std::string_view word(rest, text.data() + text.size());
     if (failed != std::errc{} || !std::isfinite(v))
-      return wrong("must be a percentage such as 50%, not " + quoted(text));
+      return wrong("must be a percentage such as 50%, not " + ticked(text));
     if (word.empty()) return wrong("needs a unit: " + std::string(text) + "%");
-    if (word != "%") return wrong("must be a percentage such as 50%, not " + quoted(text));
+    if (word != "%") return wrong("must be a percentage such as 50%, not " + ticked(text));
     return percent{v};
   }
   static std::string show(percent p) { return number(p.value) + "%"; }
@@ -142,9 +142,9 @@ struct codec<int> {
   static constexpr std::string_view unit = "whole number";
   static parsed<int> parse(std::string_view text) {
     const auto split = split_number(text);
-    if (!split || !split->second.empty()) return wrong("must be a whole number, not " + quoted(text));
+    if (!split || !split->second.empty()) return wrong("must be a whole number, not " + ticked(text));
     if (split->first > std::numeric_limits<int>::max() || split->first < std::numeric_limits<int>::min())
-      return wrong("must be at most 2147483647, not " + quoted(text));
+      return wrong("must be at most 2147483647, not " + ticked(text));
     return static_cast<int>(split->first);
   }
   static std::string show(int v) { return std::to_string(v); }
@@ -159,7 +159,7 @@ struct codec<double> {
     double v = 0;
     const auto [rest, failed] = std::from_chars(text.data(), text.data() + text.size(), v, std::chars_format::fixed);
     if (failed != std::errc{} || rest != text.data() + text.size() || !std::isfinite(v))
-      return wrong("must be a number, not " + quoted(text));
+      return wrong("must be a number, not " + ticked(text));
     return v;
   }
   static std::string show(double v) { return number(v); }
@@ -173,7 +173,7 @@ struct codec<bool> {
   static parsed<bool> parse(std::string_view text) {
     if (text == "true") return true;
     if (text == "false") return false;
-    return wrong("must be true or false, not " + quoted(text));
+    return wrong("must be true or false, not " + ticked(text));
   }
   static std::string show(bool v) { return v ? "true" : "false"; }
   static std::string json(bool v) { return show(v); }
@@ -197,15 +197,15 @@ struct codec<std::uint64_t> {
       {{"B", 0}, {"KiB", 10}, {"MiB", 20}, {"GiB", 30}}};
   static parsed<std::uint64_t> parse(std::string_view text) {
     const auto split = split_number(text);
-    if (!split || split->first < 0) return wrong("must be a size such as 64KiB, not " + quoted(text));
+    if (!split || split->first < 0) return wrong("must be a size such as 64KiB, not " + ticked(text));
     const auto [n, word] = *split;
     if (word.empty()) return wrong("needs a unit: " + std::string(text) + "KiB, " + std::string(text) + "MiB, …");
     for (const auto& [name, shift] : words) {
       if (name != word) continue;
-      if (n > (std::int64_t{1} << 50) >> shift) return wrong("must be at most 1048576GiB, not " + quoted(text));
+      if (n > (std::int64_t{1} << 50) >> shift) return wrong("must be at most 1048576GiB, not " + ticked(text));
       return static_cast<std::uint64_t>(n) << shift;
     }
-    return wrong("has the unknown unit " + quoted(word) + "; the units are B, KiB, MiB and GiB");
+    return wrong("has the unknown unit " + ticked(word) + "; the units are B, KiB, MiB and GiB");
   }
   static std::string show(std::uint64_t bytes) {
     auto best = words[0];
@@ -225,16 +225,16 @@ struct codec<rate> {
   static constexpr std::string_view unit = "calls over a time: `10/s` `60/m` `20/10s`";
   static parsed<rate> parse(std::string_view text) {
     const auto split = split_number(text);
-    if (!split) return wrong("must be a rate such as 10/s, 60/m or 20/10s, not " + quoted(text));
+    if (!split) return wrong("must be a rate such as 10/s, 60/m or 20/10s, not " + ticked(text));
     const auto [n, rest] = *split;
     if (rest.empty()) return wrong("needs a unit: " + std::string(text) + "/s, " + std::string(text) + "/m, …");
     if (n > std::numeric_limits<int>::max() || n < std::numeric_limits<int>::min())
-      return wrong("must be at most 2147483647 calls, not " + quoted(text));
-    if (!rest.starts_with('/')) return wrong("must be a rate such as 10/s, 60/m or 20/10s, not " + quoted(text));
+      return wrong("must be at most 2147483647 calls, not " + ticked(text));
+    if (!rest.starts_with('/')) return wrong("must be a rate such as 10/s, 60/m or 20/10s, not " + ticked(text));
     const std::string_view span = rest.substr(1);
     if (const auto one = unit_of(span)) return rate{static_cast<int>(n), *one};
     const auto period = codec<std::chrono::nanoseconds>::parse(span);
-    if (!period) return wrong("must be a rate such as 10/s, 60/m or 20/10s, not " + quoted(text));
+    if (!period) return wrong("must be a rate such as 10/s, 60/m or 20/10s, not " + ticked(text));
     return rate{static_cast<int>(n), *period};
   }
   static std::string show(const rate& r) {
@@ -253,18 +253,18 @@ struct codec<sliding_window> {
   static constexpr std::string_view unit = "`100 calls` or whole seconds: `10s`";
   static parsed<sliding_window> parse(std::string_view text) {
     const auto split = split_number(text);
-    if (!split) return wrong("must be a window such as `100 calls` or 10s, not " + quoted(text));
+    if (!split) return wrong("must be a window such as `100 calls` or 10s, not " + ticked(text));
     const auto [n, word] = *split;
     if (word.empty()) return wrong("needs a unit: `" + std::string(text) + " calls`, or " + std::string(text) + "s");
     if (word == " calls" || word == " call") {
       if (n > std::numeric_limits<int>::max() || n < std::numeric_limits<int>::min())
-        return wrong("must be at most 2147483647 calls, not " + quoted(text));
+        return wrong("must be at most 2147483647 calls, not " + ticked(text));
       return sliding_window(calls{static_cast<int>(n)});
     }
     const auto span = codec<std::chrono::nanoseconds>::parse(text);
-    if (!span) return wrong("must be a window such as `100 calls` or 10s, not " + quoted(text));
+    if (!span) return wrong("must be a window such as `100 calls` or 10s, not " + ticked(text));
     if (*span % std::chrono::seconds{1} != std::chrono::nanoseconds::zero())
-      return wrong("must be calls or whole seconds, not " + quoted(text));
+      return wrong("must be calls or whole seconds, not " + ticked(text));
     return sliding_window(seconds_window{static_cast<int>(*span / std::chrono::seconds{1})});
   }
   static std::string show(const sliding_window& w) {
@@ -294,7 +294,7 @@ struct codec<E> {
       known.push_back(word);
       list += (list.empty() ? "" : ", ") + std::string(word);
     }
-    return wrong("must be one of " + list + ", not " + quoted(text) + did_you_mean(text, known));
+    return wrong("must be one of " + list + ", not " + ticked(text) + did_you_mean(text, known));
   }
   static std::string show(E v) {
     for (const auto& [word, value] : words_of<E>::all) {
