@@ -112,7 +112,8 @@ class timer_wheel {
   }
 
   void link(entry& e) noexcept {
-    const std::uint64_t at = std::clamp(tick_after(e.due_), current_, current_ + size - 1);
+    // A turn short of a tick: while a slot fires, `current_` is ahead by one, and nothing may come back into that slot.
+    const std::uint64_t at = std::clamp(tick_after(e.due_), current_, current_ + size - 2);
     e.slot_time_ = at;
     head& h = slots_[at % size];
     e.previous_ = h.previous_;
