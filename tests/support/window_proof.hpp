@@ -167,7 +167,7 @@ std::optional<std::string> disproof(Window& window, const plan& p) {
         here.exchanged = 0;
         const record_result r = window.record(outcome, rule, p.trips, [&] {
           asked = here.loaded;
-          if (++tries > 100'000) hung = 1;
+          if (++tries > 10'000) hung = 1;
           return hung == 0 && state.load() == admitted;
         });
         if (r.status == record_status::stale) break;
