@@ -56,8 +56,8 @@ class event_log {
   /// One kind's events as the array of the endpoint: oldest first, of one instance and type where they are given.
   /// `types` and the fields are those of Resilience4j.
   struct query {
-    std::optional<std::string_view> name;
-    std::optional<std::string_view> type;
+    std::optional<std::string_view> name{};
+    std::optional<std::string_view> type{};
   };
   [[nodiscard]] boost::json::array circuit_breaker(const query& q) const;
   [[nodiscard]] static boost::json::array rate_limiter(const policies& all, const query& q);

@@ -1,5 +1,7 @@
 #include "sidecar/admin/overrides.hpp"
 
+#include <resilience/detail/yaml/value.hpp>
+
 #include "common/log.hpp"
 
 namespace sidecar {
@@ -44,12 +46,12 @@ void overrides::set(const std::shared_ptr<resilience::circuit_breaker>& breaker,
       breaker->transition_to(breaker_state::metrics_only);
       break;
   }
-  using seconds = std::chrono::duration<double>;
+  using duration_text = resilience::detail::yaml::codec<std::chrono::nanoseconds>;
   common::log::info("audit circuit breaker state set",
                     {{"name", breaker->name()},
                      {"from", to_string(before)},
                      {"to", to_string(breaker->state())},
-                     {"ttl_seconds", ttl ? boost::json::value(seconds(*ttl).count()) : boost::json::value()},
+                     {"ttl", ttl ? boost::json::value(duration_text::show(*ttl)) : boost::json::value()},
                      {"by", by}});
   if (!ttl || state == override_state::close) return;
   const std::uint64_t number = ++last_;

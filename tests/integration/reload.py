@@ -58,6 +58,7 @@ class Reload(SidecarTest):
         new.write_text(config(self.upstream.port, limit='30/s'))
         os.rename(new, file)
         self.wait_limit(sidecar, 30)
+        wait_until(lambda: len(self.log_lines(sidecar, 'reload')) == 2, 'a log line for each reload')
         line = self.log_lines(sidecar, 'reload')[-1]
         self.assertEqual(line['result'], 'applied')
         self.assertIn({'path': 'routes.app.rate_limiter.limit', 'before': '20/s', 'after': '30/s'}, line['changes'])
@@ -84,7 +85,8 @@ class Reload(SidecarTest):
                    'the reload')
         after = self.status(sidecar)
         self.assertEqual((before['generation'], before['hash']), (after['generation'], after['hash']))
-        self.assertEqual(self.log_lines(sidecar, 'reload')[-1]['result'], 'unchanged')
+        line = wait_until(lambda: self.log_lines(sidecar, 'reload'), 'the log line')[-1]
+        self.assertEqual((line['result'], line['changes']), ('unchanged', []))
 
     def test_a_bad_file_changes_nothing_and_says_why(self):
         sidecar = self.start_sidecar(config(self.upstream.port))
