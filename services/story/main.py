@@ -6,19 +6,31 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 from load import Client, Load, quantile
-from processes import Processes, refuse_used_ports
 from screen import Screen
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / 'tests/support'))
+from processes import Process, answers, wait_until  # noqa: E402
 BIN = Path(os.environ.get('BIN', ROOT / 'build/release/bin'))
 SERVICE, PUBLIC, ADMIN = 19080, 18080, 17080
 BASE = '/catalog-service/api/catalog'
+
+
+def refuse_used_ports():
+    for port in (SERVICE, PUBLIC, ADMIN):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(('127.0.0.1', port))
+            except OSError as error:
+                raise SystemExit(f'port {port}: {error.strerror}; is another demo running?')
 
 
 class Watch:
@@ -35,10 +47,10 @@ class Watch:
                 self.samples = dict(re.findall(r'^([a-z]\S*(?:\{.*\})?) (\S+)$', body.decode(), re.M))
             await asyncio.sleep(0.25)
 
-    def values(self, name, **labels):
-        """(labels as text, value) of every series of that name with these labels."""
+    def values(self, metric, **labels):
+        """(labels as text, value) of every series of that metric with these labels."""
         for series, value in self.samples.items():
-            if series.split('{')[0] == name and all(f'{key}="{wanted}"' in series for key, wanted in labels.items()):
+            if series.split("{")[0] == metric and all(f'{key}="{wanted}"' in series for key, wanted in labels.items()):
                 yield series, float(value)
 
     def state(self):
@@ -48,6 +60,10 @@ class Watch:
 
     def limit(self):
         return next((value for _, value in self.values('sidecar_rate_limit')), float('nan'))
+
+    def strained(self):
+        """Whether calls have begun to fail or to be slow."""
+        return any(value > 0 for _, value in self.values('resilience4j_circuitbreaker_failure_rate', name='catalog'))
 
     def in_flight(self):
         return sum(value for _, value in self.values('sidecar_requests_in_flight'))
@@ -60,22 +76,33 @@ class Story:
     def __init__(self, options, folder):
         self.options = options
         self.screen = Screen()
-        self.processes = Processes(folder)
+        self.processes = {}
         self.policy = folder / 'catalog.yaml'
         self.folder = folder
         self.watch = Watch()
         self.load = None
         self.tasks = []
 
+    def start_program(self, name, command, port, path):
+        process = self.processes[name] = Process(command, self.folder, name)
+
+        def ready():
+            if not process.running():
+                raise SystemExit(f'{name} did not start; it said:\n{process.err()[-2000:]}')
+            return answers(port, path)
+        wait_until(ready, f'{name} is ready')
+
+    def end(self):
+        for process in self.processes.values():
+            process.end()
+
     async def start(self):
-        refuse_used_ports({'catalog-service': SERVICE, 'its sidecar': PUBLIC, "the sidecar's admin address": ADMIN})
+        refuse_used_ports()
         text = (ROOT / 'policies/catalog.yaml').read_text()
         # The access log of a demo would bury its table.
         self.policy.write_text(text + '\naccess_log: { path: none }\n' if 'access_log' not in text else text)
-        self.processes.start('catalog-service', [BIN / 'catalog-service', '--data', self.folder / 'data'],
-                             f'http://127.0.0.1:{SERVICE}/readyz')
-        self.processes.start('resilience-sidecar', [BIN / 'resilience-sidecar', 'run', self.policy],
-                             f'http://127.0.0.1:{ADMIN}/health/ready')
+        self.start_program('catalog-service', [BIN / 'catalog-service', '--data', self.folder / 'data'], SERVICE, '/readyz')
+        self.start_program('resilience-sidecar', [BIN / 'resilience-sidecar', 'run', self.policy], ADMIN, '/health/ready')
         client = Client(SERVICE)
         status, _, body = await client.ask(f'{BASE}/generate?batchSize=2000', 'POST', timeout=30)
         if status != 200:
@@ -134,7 +161,7 @@ class Story:
     async def hangs(self):
         self.say('2. The service hangs: SIGSTOP. It still accepts connections, and answers nothing.')
         stopped = time.monotonic()
-        self.processes.signal('catalog-service', signal.SIGSTOP)
+        self.processes['catalog-service'].signal(signal.SIGSTOP)
         await self.until('an open breaker', lambda: self.watch.state() == 'open', 15)
         opened = time.monotonic()
         self.say(f'   Calls without an answer opened the breaker after {opened - stopped:.1f} s. From now on nothing is sent to it:')
@@ -149,34 +176,47 @@ class Story:
     async def recovers(self):
         self.say('3. The service comes back: SIGCONT. Nobody tells the sidecar; it asks with probes.')
         began = time.monotonic()
-        self.processes.signal('catalog-service', signal.SIGCONT)
+        self.processes['catalog-service'].signal(signal.SIGCONT)
         await self.until('recovery', lambda: self.watch.state() == 'closed', 30)
         self.say(f'   Closed again {time.monotonic() - began:.1f} s later. The limiter starts low and climbs, so that nobody is trampled.')
         await self.until('a limit that climbs', lambda: self.watch.limit() > 1.5 * 5, 60)
 
     async def overload(self):
-        self.say('4. Overload: the service gets a fraction of a CPU (stopped and continued all the time), and costly requests.')
+        self.say('4. Overload: costly requests, twice as many, and less and less CPU for the service (SIGSTOP, SIGCONT, ten times a second).')
         light, self.load.paths = self.load.paths, [f'{BASE}/search?term=product&pageSize=100&pageNo={n}' for n in range(10)]
-        before = self.watch.limit()
-        slow = asyncio.create_task(self.throttle(share=self.options.share))
+        self.load.rate *= 2
+        await self.until('a limit worth cutting', lambda: self.watch.limit() >= 20, 60)
+        highest = 0
+
+        def cut():
+            nonlocal highest
+            highest = max(highest, self.watch.limit())
+            return self.watch.limit() <= 7
+
+        slow = asyncio.create_task(self.throttle())
         try:
-            await self.until('a cut of the limit', lambda: self.watch.limit() <= 7, 60)
-            self.say(f'   The adaptive limiter fell from {before:.0f}/s to {self.watch.limit():.1f}/s: no more than what still succeeds.')
+            await self.until('a cut of the limit', cut, 60)
+            self.say(f'   The limit fell from {highest:.0f}/s to {self.watch.limit():.1f}/s, so that what is let through can still succeed.')
             await asyncio.sleep(self.options.pause)
         finally:
             slow.cancel()
             await asyncio.gather(slow, return_exceptions=True)
-            self.processes.signal('catalog-service', signal.SIGCONT)
+            self.processes['catalog-service'].signal(signal.SIGCONT)
         self.load.paths = light
+        self.load.rate /= 2
         self.say('   The CPU is back. The limit climbs again by itself:')
         await self.until('a limit that climbs', lambda: self.watch.state() == 'closed' and self.watch.limit() >= 15, 90)
         self.say(f'   {self.watch.limit():.1f}/s.')
 
-    async def throttle(self, share, period=0.1):
+    async def throttle(self, period=0.1):
+        """Lets the service run for a share of the time: a fifth, and two thirds of that every two seconds until it cannot keep up."""
+        share, since = 0.2, time.monotonic()
         while True:
-            self.processes.signal('catalog-service', signal.SIGSTOP)
+            if time.monotonic() - since > 2 and not self.watch.strained():
+                share, since = share * 2 / 3, time.monotonic()
+            self.processes['catalog-service'].signal(signal.SIGSTOP)
             await asyncio.sleep(period * (1 - share))
-            self.processes.signal('catalog-service', signal.SIGCONT)
+            self.processes['catalog-service'].signal(signal.SIGCONT)
             await asyncio.sleep(period * share)
 
     async def edit(self):
@@ -234,7 +274,6 @@ def main():
     parser.add_argument('--keep', action='store_true', help='leave it running after the story and print the URLs')
     parser.add_argument('--rate', type=float, default=30, help='requests per second (default 30)')
     parser.add_argument('--pause', type=float, default=5, help=argparse.SUPPRESS)
-    parser.add_argument('--share', type=float, default=0.1, help=argparse.SUPPRESS)
     options = parser.parse_args()
 
     folder = Path(tempfile.mkdtemp(prefix='resilience-demo-'))
@@ -245,7 +284,7 @@ def main():
         story.screen.say(str(failed.code))
         return 1
     finally:
-        story.processes.end()
+        story.end()
         story.screen.close()
         shutil.rmtree(folder, ignore_errors=True)
 
