@@ -118,8 +118,8 @@ struct admin::state {
     };
   }
   ~state() {
-    control_.reloaded = [](const control::outcome&) {};
     server_.stop();
+    control_.reloaded = [](const control::outcome&) {};
   }
 
   // ---- what there is to see

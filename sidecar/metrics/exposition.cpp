@@ -14,11 +14,11 @@ std::uint64_t total(const Counters& counters, Pick pick) {
   return counters.sum([&](const auto& shard) { return pick(shard).read(); });
 }
 
+/// Zeros too: a counter that first appears with its first increment hides that increment from rate().
 void write_by_reason(metric_page& page, std::string_view name, std::string_view help, const route_counters& r,
                      std::array<counter, reason_count> route_shard::* counts) {
   for (std::size_t i = 0; i < reason_count; ++i) {
     const std::uint64_t n = total(r, [&](const route_shard& s) -> const counter& { return (s.*counts)[i]; });
-    if (n == 0) continue;
     page.counter(name, help, static_cast<double>(n), {{"route", r.name}, {"reason", reason_texts[i].token}});
   }
 }
@@ -48,8 +48,10 @@ void write_route(metric_page& page, const route_counters& r) {
   }
   write_by_reason(page, "sidecar_local_responses_total", "Answers made here instead of by an upstream", r,
                   &route_shard::local);
-  write_by_reason(page, "sidecar_fallbacks_total", "Requests answered by a fallback, by what it stood in for", r,
-                  &route_shard::fallbacks);
+  if (!r.name.empty()) {
+    write_by_reason(page, "sidecar_fallbacks_total", "Requests answered by a fallback, by what it stood in for", r,
+                    &route_shard::fallbacks);
+  }
 
   std::array<std::uint64_t, duration_bounds.size() + 1> durations{};
   std::uint64_t finished = 0;

@@ -282,6 +282,7 @@ class Admin(SidecarTest):
         self.assertEqual(metric(page, 'sidecar_config_generation'), 1)
         self.assertEqual(metric(page, 'sidecar_config_last_reload_successful'), 1)
         self.assertEqual(metric(page, 'sidecar_config_reloads_total', result='applied'), 0)
+        self.assertEqual(metric(page, 'sidecar_local_responses_total', route='app', reason='circuit_open'), 0)
         names = re.findall(r'^# TYPE (\S+)', page, re.MULTILINE)
         self.assertEqual(len(names), len(set(names)), 'a family stands in one place')
 
