@@ -136,6 +136,9 @@ class basic_circuit_breaker : public detail::policy_base<basic_circuit_breaker<C
     void judge(const outcome& o, std::optional<std::chrono::nanoseconds> took) {
       if (!breaker_) return;
       if (!breaker_->classify_ && o.ok()) return finish(verdict::success, {}, took);
+      judge_other(o, took);
+    }
+    [[gnu::noinline]] void judge_other(const outcome& o, std::optional<std::chrono::nanoseconds> took) {
       if (is_rejection(o.error) || is_cancellation(o.error)) return abandon();
       finish(breaker_->classify_ ? breaker_->classify_(o) : classify(o), o.error, took);
     }
@@ -303,7 +306,7 @@ class basic_circuit_breaker : public detail::policy_base<basic_circuit_breaker<C
     return permit::untimed;
   }
 
-  std::expected<permit, rejection> try_acquire_other(std::uint64_t word) noexcept {
+  [[gnu::noinline]] std::expected<permit, rejection> try_acquire_other(std::uint64_t word) noexcept {
     if (detail::state_of(word) == breaker_state::forced_open) {
       not_permitted_.fetch_add(1, std::memory_order_relaxed);
       return std::unexpected(rejection{errc::circuit_open, name_, {}});
@@ -357,36 +360,50 @@ class basic_circuit_breaker : public detail::policy_base<basic_circuit_breaker<C
   }
 
   void abandon(std::uint64_t word) noexcept {
-    if (detail::state_of(word) != breaker_state::half_open) return;
+    if (detail::state_of(word) == breaker_state::half_open) give_back(word);
+  }
+
+  [[gnu::noinline]] void give_back(std::uint64_t word) noexcept {
     locked([&](time_point, auto&) {
       if (core_.word() == word) core_.give_back();
       return true;
     });
   }
 
-  void finish_probe(std::uint64_t word, unsigned outcome_bits) noexcept {
+  [[gnu::noinline]] void finish_probe(std::uint64_t word, unsigned outcome_bits) noexcept {
     locked([&](time_point now, auto& news) {
       if (core_.word() == word) core_.probed(outcome_bits, now, news);
       return true;
     });
   }
 
+  /// Most records end here, without a lock.
   void record(std::uint64_t word, unsigned outcome_bits) noexcept {
+    const detail::record_result r = window_.record(word, outcome_bits);
+    if (!done(r)) record_other(word, outcome_bits, r);
+  }
+
+  [[nodiscard]] bool done(const detail::record_result& r) const noexcept {
+    return r.status == detail::record_status::stale ||
+           (r.status == detail::record_status::recorded && (r.exceeded & ~told_.load(std::memory_order_relaxed)) == 0);
+  }
+
+  /// Takes the lock for what `r` asks for, and then records if that has not been done.
+  [[gnu::noinline]] void record_other(std::uint64_t word, unsigned outcome_bits, detail::record_result r) noexcept {
     for (;;) {
-      if (window_.by_time()) {
+      if (r.status == detail::record_status::frozen && window_.by_time()) {
         if (record_by_time(word, outcome_bits)) return;
-        continue;
+      } else {
+        locked([&](time_point now, auto& news) {  // a change of state that is under way ends here
+          if (r.status == detail::record_status::recorded && core_.word() == word) {
+            tell_exceeded(r.exceeded, now, news);
+          }
+          return true;
+        });
+        if (r.status != detail::record_status::frozen) return;
       }
-      const detail::record_result r = window_.record(word, outcome_bits);
-      if (r.status == detail::record_status::recorded && (r.exceeded & ~told_.load(std::memory_order_relaxed)) == 0) {
-        return;
-      }
-      if (r.status == detail::record_status::stale) return;
-      locked([&](time_point now, auto& news) {  // the change of state comes with the lock
-        if (r.status == detail::record_status::recorded && core_.word() == word) tell_exceeded(r.exceeded, now, news);
-        return true;
-      });
-      if (r.status != detail::record_status::frozen) return;
+      r = window_.record(word, outcome_bits);
+      if (done(r)) return;
     }
   }
 
@@ -403,7 +420,10 @@ class basic_circuit_breaker : public detail::policy_base<basic_circuit_breaker<C
 
   /// Locked.
   void tell_exceeded(unsigned exceeded, time_point now, detail::breaker_news& news) noexcept {
-    core_.exceed(exceeded, window_.counts(now), now, news);
+    const detail::call_counts c = window_.counts(now);
+    exceeded &= window_.rule().exceeded(c.calls, c.failed, c.slow);  // others may have recorded since
+    if (exceeded == 0) return;
+    core_.exceed(exceeded, c, now, news);
     told_.store(core_.told(), std::memory_order_relaxed);
   }
 

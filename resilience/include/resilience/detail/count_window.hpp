@@ -210,6 +210,7 @@ class ring_window {
   explicit ring_window(int allocated)
       : allocated_(allocated),
         count_bits_(std::bit_width(static_cast<unsigned>(allocated))),
+        full_and_counts_(full_flag | ((std::uint64_t{1} << 2 * count_bits_) - 1) << 4),
         slots_(std::make_unique<Word[]>(static_cast<std::size_t>(allocated))),
         capacity_(allocated) {
     clear();
@@ -224,9 +225,9 @@ class ring_window {
       std::uint64_t seen = control_.load(std::memory_order_acquire);
       if (seen & frozen_flag) return {current() ? record_status::frozen : record_status::stale};
       if (!current()) return {record_status::stale};
-      view v = decode(seen);
-      if (outcome == 0 && v.full && (v.failed | v.slow) == 0) return {record_status::recorded};
+      if (outcome == 0 && (seen & full_and_counts_) == full_flag) return {record_status::recorded};
 
+      view v = decode(seen);
       help(v);
       const std::uint64_t capacity = capacity_.load(std::memory_order_relaxed);
       if (v.full) {
@@ -326,6 +327,7 @@ class ring_window {
   // Control word, from below: frozen, full, 2 bits of newest outcome, failed, slow, position, lap.
   // Slot, from below: 2 bits of outcome, slow failures, and from the same bit on as there the lap.
   static constexpr std::uint64_t frozen_flag = 1;
+  static constexpr std::uint64_t full_flag = 2;
 
   struct view {
     bool frozen = false;
@@ -352,7 +354,7 @@ class ring_window {
 
   [[nodiscard]] view decode(std::uint64_t word) const noexcept {
     return {.frozen = (word & frozen_flag) != 0,
-            .full = (word & 2) != 0,
+            .full = (word & full_flag) != 0,
             .newest = word >> 2 & 3,
             .failed = word >> 4 & count_mask(),
             .slow = word >> (4 + count_bits_) & count_mask(),
@@ -360,7 +362,7 @@ class ring_window {
             .lap = lap_of(word)};
   }
   [[nodiscard]] std::uint64_t encode(const view& v) const noexcept {
-    return (v.frozen ? frozen_flag : 0) | (v.full ? 2u : 0u) | v.newest << 2 | v.failed << 4 |
+    return (v.frozen ? frozen_flag : 0) | (v.full ? full_flag : 0) | v.newest << 2 | v.failed << 4 |
            v.slow << (4 + count_bits_) | v.position << (4 + 2 * count_bits_) | v.lap << lap_shift();
   }
 
@@ -388,6 +390,7 @@ class ring_window {
 
   int allocated_;
   int count_bits_;
+  std::uint64_t full_and_counts_;  ///< A mask: what is just full_flag in a window full of fast successes.
   std::unique_ptr<Word[]> slots_;
   std::uint64_t clears_ = 0;
   alignas(64) Word control_{frozen_flag};
