@@ -7,6 +7,7 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <utility>
@@ -19,7 +20,18 @@ namespace sidecar {
 /// Runs on `io`, and ends with it.
 class file_watch {
  public:
-  file_watch(boost::asio::io_context& io, std::string file) : timer_(io), file_(std::move(file)), told_(look()) {}
+  /// What changes with the file; all zero where there is no file.
+  using identity = std::array<std::int64_t, 5>;
+  static identity look(const std::string& file) {
+    struct stat s{};
+    if (::stat(file.c_str(), &s) != 0) return {};
+    return {static_cast<std::int64_t>(s.st_dev), static_cast<std::int64_t>(s.st_ino), s.st_size, s.st_mtim.tv_sec,
+            s.st_mtim.tv_nsec};
+  }
+
+  /// `known`: what the file was before it was read.
+  file_watch(boost::asio::io_context& io, std::string file, const identity& known)
+      : timer_(io), file_(std::move(file)), told_(known) {}
 
   /// `changed` is also called when the file has gone.
   void start(std::function<void()> changed) {
@@ -29,21 +41,11 @@ class file_watch {
   }
 
  private:
-  /// What changes with the file: none where there is no file.
-  using identity = std::array<std::int64_t, 5>;
-
-  [[nodiscard]] identity look() const {
-    struct stat s{};
-    if (::stat(file_.c_str(), &s) != 0) return {};
-    return {static_cast<std::int64_t>(s.st_dev), static_cast<std::int64_t>(s.st_ino), s.st_size, s.st_mtim.tv_sec,
-            s.st_mtim.tv_nsec};
-  }
-
   void wait() {
     timer_.expires_after(std::chrono::milliseconds(200));
     timer_.async_wait([this](const boost::system::error_code& ended) {
       if (ended) return;
-      const identity now = look();
+      const identity now = look(file_);
       if (now == seen_ && now != told_) {
         told_ = now;
         changed_();

@@ -30,7 +30,7 @@ constexpr int ok = 0, failed = 1, unusable = 2;
 /// Serves until told to leave; returns the exit code.
 class service {
  public:
-  service(const run_arguments& given, configuration loaded)
+  service(const run_arguments& given, configuration loaded, const file_watch::identity& read)
       : workers_(worker_count(given, loaded)),
         state_(workers_),
         control_({.file = given.file,
@@ -38,15 +38,16 @@ class service {
                   .override = [given](settings& s) { override_with(given, s); }},
                  std::move(loaded), state_),
         proxy_(state_),
-        admin_(control_) {
+        admin_(control_),
+        watch_(io_, given.file, read) {
     control_.published = [this] { proxy_.publish(); };
   }
 
   int run() {
-    const auto admin_port = admin_.start();
-    if (!admin_port) return cannot_listen("admin", admin_port.error());
     const auto port = proxy_.start();
     if (!port) return cannot_listen("listen", port.error());
+    const auto admin_port = admin_.start();  // second: who is ready serves, and a reload needs a proxy that runs
+    if (!admin_port) return cannot_listen("admin", admin_port.error());
     const settings& config = state_.current()->config;
     log::info("listening", {{"address", config.listen.address.host},
                             {"port", *port},
@@ -134,7 +135,7 @@ class service {
   proxy proxy_;
   admin admin_;
   asio::thread_pool background_{1};
-  file_watch watch_{io_, control_.source().file};
+  file_watch watch_;
 };
 
 constexpr std::string_view help =
@@ -171,10 +172,11 @@ int run(std::span<const std::string> args) {
   }
   std::signal(SIGPIPE, SIG_IGN);
   if (given->log_level) log::set_level(*given->log_level);
+  const file_watch::identity read = file_watch::look(given->file);
   auto loaded = load(given->file, {.enable_chaos = given->enable_chaos});
   std::cerr << resilience::to_string(loaded ? loaded->warnings : loaded.error());
   if (!loaded) return unusable;
-  return service(*given, std::move(*loaded)).run();
+  return service(*given, std::move(*loaded), read).run();
 }
 
 int main(std::span<const std::string> args) {

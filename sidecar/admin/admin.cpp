@@ -120,6 +120,7 @@ struct admin::state {
   ~state() {
     server_.stop();
     control_.reloaded = [](const control::outcome&) {};
+    transitions_.clear();  // waits for those who are telling one: they use the server's event loop
   }
 
   // ---- what there is to see
