@@ -144,7 +144,7 @@ bool client::feed(char* data, std::size_t size) {
   }
 
   phase_ = phase::serving;
-  exchange& e = worker_.new_exchange(*this);
+  exchange& e = worker_.new_exchange();
   exchange_ = &e;
   e.begin(*this, worker_.request);
   std::size_t used = worker_.request.size;

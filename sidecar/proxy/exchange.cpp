@@ -101,6 +101,7 @@ void exchange::begin(client& from, const request_head& head) {
 
   attempts_made_ = 0;
   attempt_open_ = replayed_ = response_started_ = heard_ = false;
+  send_chunked_ = until_close_ = false;
   status_ = 0;
   last_failure_.reset();
   fell_back_.reset();
@@ -406,6 +407,7 @@ void exchange::call() {
 void exchange::connect() {
   const std::vector<socket_address> addresses = target_->addresses();
   if (address_ >= addresses.size()) {
+    if (!target_->numeric()) worker_.shared.look_up_soon.store(true, std::memory_order_relaxed);
     if (addresses.empty()) return attempt_failed(failure::dns);
     return attempt_failed(failure::connect);
   }
@@ -568,6 +570,8 @@ bool exchange::take_head(char* rest, std::size_t size) {
   }
 
   step_due_ = time_point::max();  // the per-try timeout ends here
+  // An early answer to an upload: most likely the rest of it will never be read.
+  if (!body_done_ && (status_ >= 300 || expects_continue_)) client_keeps_ = false;
   const bool old = client_minor_ == 0;
   send_chunked_ = !old && (head.framing == body_framing::chunked || head.framing == body_framing::until_close);
   until_close_ = old && (head.framing == body_framing::chunked || head.framing == body_framing::until_close);

@@ -235,12 +235,12 @@ field_id identify(std::string_view name) noexcept {
       return first == 'k' ? either("keep-alive", field_id::keep_alive) : field_id::other;
     case 11:
       if (first == 'r') return either("retry-after", field_id::retry_after);
+      if (first == 'x') return either("x-b3-spanid", field_id::b3_span_id);
       return first == 't' ? either("traceparent", field_id::traceparent) : field_id::other;
     case 12:
       if (first != 'x') return field_id::other;
       if (lower(name[2]) == 'r') return either("x-request-id", field_id::request_id);
-      if (lower(name[2]) != 'b') return field_id::other;
-      return lower(name[6]) == 'p' ? either("x-b3-spanid", field_id::b3_span_id)
+      return lower(name[5]) == 't' ? either("x-b3-traceid", field_id::b3_trace_id)
                                    : either("x-b3-sampled", field_id::b3_sampled);
     case 14:
       return first == 'c' ? either("content-length", field_id::content_length) : field_id::other;

@@ -6,8 +6,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <condition_variable>
 #include <cstring>
 #include <future>
 #include <thread>
@@ -97,8 +99,30 @@ struct proxy::state {
   shared_state shared;
   std::vector<std::unique_ptr<worker>> workers;
   std::vector<std::thread> threads;
+  std::thread names;
+  std::mutex mutex;
+  std::condition_variable wake;
+  bool ending = false;
 
   explicit state(runtime& r) : shared(r) {}
+
+  /// Looks names up again, off the data path: every 10 s, and within one of a failed connection.
+  void watch_names() {
+    using namespace std::chrono_literals;
+    auto last = std::chrono::steady_clock::now();
+    std::unique_lock lock(mutex);
+    while (!wake.wait_for(lock, 1s, [this] { return ending; })) {
+      const auto now = std::chrono::steady_clock::now();
+      if (!shared.look_up_soon.exchange(false) && now - last < 10s) continue;
+      last = now;
+      const auto current = shared.live.current();
+      lock.unlock();
+      for (const auto& [name, upstream] : current->upstreams) {
+        for (const auto& target : upstream->targets) target->resolve();
+      }
+      lock.lock();
+    }
+  }
 
   /// Runs `task` in every worker's thread and waits until all have.
   template <class Task>
@@ -119,6 +143,12 @@ struct proxy::state {
 proxy::proxy(runtime& live) : state_(std::make_unique<state>(live)) {}
 
 proxy::~proxy() {
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->ending = true;
+  }
+  state_->wake.notify_one();
+  if (state_->names.joinable()) state_->names.join();
   for (const auto& w : state_->workers) w->stop();
   for (auto& thread : state_->threads) thread.join();
   state_->workers.clear();
@@ -138,6 +168,7 @@ std::expected<std::uint16_t, std::string> proxy::start() {
     s.workers.back()->use(snapshot);
   }
   for (const auto& w : s.workers) s.threads.emplace_back([&w = *w] { w.run(); });
+  s.names = std::thread([&s] { s.watch_names(); });
   return port;
 }
 
@@ -166,7 +197,13 @@ std::size_t proxy::force() {
   return *cut;
 }
 
-std::size_t proxy::requests_in_flight() const noexcept { return state_->shared.in_flight.load(); }
+std::size_t proxy::requests_in_flight() const {
+  std::size_t requests = 0;
+  for (const auto& counters : state_->shared.live.routes()) {
+    requests += counters->sum([](const route_shard& shard) { return shard.in_flight.read(); });
+  }
+  return requests;
+}
 std::size_t proxy::client_connections() const noexcept {
   return static_cast<std::size_t>(std::max(state_->shared.clients.load(), 0));
 }

@@ -38,7 +38,7 @@ class proxy {
   /// Cuts every connection. Returns how many requests were under way.
   std::size_t force();
 
-  [[nodiscard]] std::size_t requests_in_flight() const noexcept;
+  [[nodiscard]] std::size_t requests_in_flight() const;
   [[nodiscard]] std::size_t client_connections() const noexcept;
   [[nodiscard]] std::size_t upstream_connections() const noexcept;
 

@@ -168,6 +168,8 @@ void append_fallback(std::string& to, const refusal& r, const fallback_settings:
   const bool bodiless = respond.status == 204 || respond.status == 304;
   bool typed = false;
   for (const auto& [name, value] : respond.headers) {
+    // How the message ends is for this proxy to say.
+    if (ends_here(identify(name)) || iequals(name, "content-length")) continue;
     typed = typed || iequals(name, "content-type");
     to += name;
     to += ": ";

@@ -22,6 +22,7 @@ worker::worker(shared_state& s, std::size_t number, int listener)
       index(number),
       links(loop, s.live.connections().of(number).upstream),
       scratch(std::make_unique_for_overwrite<char[]>(scratch_size)),
+      checks_(loop),
       acceptor_(*this) {
   acceptor_.fd = listener;
   loop.watch_level(listener, acceptor_);
@@ -38,10 +39,10 @@ void worker::use(std::shared_ptr<const snapshot> next) {
   auto own = std::make_shared<std::shared_ptr<const snapshot>>(std::move(next));
   const snapshot* const raw = own->get();
   current_ = std::shared_ptr<const snapshot>(std::move(own), raw);
+  if (index == 0) checks_.use(*current_);
 }
 
-exchange& worker::new_exchange(client&) {
-  shared.in_flight.fetch_add(1, std::memory_order_relaxed);
+exchange& worker::new_exchange() {
   if (free_.empty()) {
     exchanges_.push_back(std::make_unique<exchange>(*this));
     return *exchanges_.back();
@@ -51,10 +52,7 @@ exchange& worker::new_exchange(client&) {
   return e;
 }
 
-void worker::recycle(exchange& done) {
-  shared.in_flight.fetch_sub(1, std::memory_order_relaxed);
-  free_.push_back(&done);
-}
+void worker::recycle(exchange& done) { free_.push_back(&done); }
 
 void worker::add(client& c) {
   c.next = first_;

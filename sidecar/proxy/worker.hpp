@@ -9,6 +9,7 @@
 
 #include "sidecar/metrics/access_log.hpp"
 #include "sidecar/proxy/event_loop.hpp"
+#include "sidecar/proxy/health_check.hpp"
 #include "sidecar/proxy/http_head.hpp"
 #include "sidecar/proxy/identity.hpp"
 #include "sidecar/proxy/runtime.hpp"
@@ -24,8 +25,9 @@ struct shared_state {
   runtime& live;
   access_log log;
   std::atomic<int> clients = 0;
-  std::atomic<std::size_t> in_flight = 0;
   std::atomic<std::uint64_t> replay_bytes = 0;  ///< Held for repetitions, over all requests.
+
+  std::atomic<bool> look_up_soon = false;  ///< A connection to a target with a name has failed.
 
   explicit shared_state(runtime& r) : live(r), log(r.workers()) {}
 };
@@ -58,7 +60,7 @@ class worker {
   [[nodiscard]] time_point now() const noexcept { return loop.now(); }
   [[nodiscard]] const std::shared_ptr<const snapshot>& current() const noexcept { return current_; }
   [[nodiscard]] bool draining() const noexcept { return draining_; }
-  exchange& new_exchange(client& for_whom);
+  exchange& new_exchange();
   void recycle(exchange& done);
   void add(client& c);
   /// The client has closed its socket: it is destroyed at the end of the round.
@@ -88,6 +90,7 @@ class worker {
   void check_idle();
 
   std::shared_ptr<const snapshot> current_;
+  health_checks checks_;  ///< Of all targets, on the first worker.
   acceptor acceptor_;
   client* first_ = nullptr;  ///< All clients, an intrusive list.
   std::size_t clients_ = 0;
