@@ -193,9 +193,10 @@ TEST_CASE("a call that succeeds allocates nothing", "[pipeline]") {
     sum += guarded.execute(plain);
   }
   const auto after = allocations;
+  // The counter counts. This is no new-expression: a compiler may leave those out.
+  ::operator delete(::operator new(1));
+  const auto counted = allocations;
   CHECK(sum == 2000);
   CHECK(after == before);
-  // The counter counts.
-  const auto kept = std::make_unique<int>(1);
-  CHECK(allocations > after);
+  CHECK(counted == after + 1);
 }

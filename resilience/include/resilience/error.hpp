@@ -39,14 +39,22 @@ namespace resilience {
 /// The word that metrics, logs and configuration files use for a code: `circuit_open`.
 constexpr std::string_view to_string(errc e) noexcept {
   switch (e) {
-    case errc::circuit_open: return "circuit_open";
-    case errc::rate_limited: return "rate_limited";
-    case errc::bulkhead_full: return "bulkhead_full";
-    case errc::timed_out: return "timed_out";
-    case errc::attempts_exhausted: return "attempts_exhausted";
-    case errc::budget_exhausted: return "budget_exhausted";
-    case errc::deadline_exceeded: return "deadline_exceeded";
-    case errc::cancelled: return "cancelled";
+    case errc::circuit_open:
+      return "circuit_open";
+    case errc::rate_limited:
+      return "rate_limited";
+    case errc::bulkhead_full:
+      return "bulkhead_full";
+    case errc::timed_out:
+      return "timed_out";
+    case errc::attempts_exhausted:
+      return "attempts_exhausted";
+    case errc::budget_exhausted:
+      return "budget_exhausted";
+    case errc::deadline_exceeded:
+      return "deadline_exceeded";
+    case errc::cancelled:
+      return "cancelled";
   }
   return "unknown";
 }
@@ -58,14 +66,22 @@ class category_type final : public std::error_category {
   const char* name() const noexcept override { return "resilience"; }
   std::string message(int value) const override {
     switch (static_cast<errc>(value)) {
-      case errc::circuit_open: return "the circuit breaker is open";
-      case errc::rate_limited: return "the rate limit is reached";
-      case errc::bulkhead_full: return "the bulkhead is full";
-      case errc::timed_out: return "the call timed out";
-      case errc::attempts_exhausted: return "all attempts are used up";
-      case errc::budget_exhausted: return "the retry budget is used up";
-      case errc::deadline_exceeded: return "the deadline has passed";
-      case errc::cancelled: return "the call was cancelled";
+      case errc::circuit_open:
+        return "the circuit breaker is open";
+      case errc::rate_limited:
+        return "the rate limit is reached";
+      case errc::bulkhead_full:
+        return "the bulkhead is full";
+      case errc::timed_out:
+        return "the call timed out";
+      case errc::attempts_exhausted:
+        return "all attempts are used up";
+      case errc::budget_exhausted:
+        return "the retry budget is used up";
+      case errc::deadline_exceeded:
+        return "the deadline has passed";
+      case errc::cancelled:
+        return "the call was cancelled";
     }
     return "unknown error";
   }

@@ -64,7 +64,9 @@ std::error_code code_of(const E& error) {
   if constexpr (std::convertible_to<const E&, std::error_code>) {
     const std::error_code code = error;
     return code ? code : unknown_error();
-  } else if constexpr (requires { { error.code() } -> std::convertible_to<std::error_code>; }) {
+  } else if constexpr (requires {
+                         { error.code() } -> std::convertible_to<std::error_code>;
+                       }) {
     const std::error_code code = error.code();
     return code ? code : unknown_error();
   } else {

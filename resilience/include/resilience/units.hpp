@@ -41,8 +41,8 @@ struct seconds_window {
 /// What a breaker's rates are taken over: the last N finished calls, or the calls of the last N seconds.
 class sliding_window {
  public:
-  constexpr sliding_window(calls n) noexcept : size_(n.value) {}                               // NOLINT: implicit
-  constexpr sliding_window(seconds_window n) noexcept : size_(n.seconds), by_time_(true) {}    // NOLINT: implicit
+  constexpr sliding_window(calls n) noexcept : size_(n.value) {}                             // NOLINT: implicit
+  constexpr sliding_window(seconds_window n) noexcept : size_(n.seconds), by_time_(true) {}  // NOLINT: implicit
 
   /// Calls, or seconds.
   [[nodiscard]] constexpr int size() const noexcept { return size_; }
@@ -60,7 +60,9 @@ struct rate {
   int calls = 0;
   std::chrono::nanoseconds period = std::chrono::seconds{1};
 
-  [[nodiscard]] constexpr double per_second() const noexcept { return calls * 1e9 / static_cast<double>(period.count()); }
+  [[nodiscard]] constexpr double per_second() const noexcept {
+    return calls * 1e9 / static_cast<double>(period.count());
+  }
 
   friend constexpr bool operator==(const rate&, const rate&) = default;
 };

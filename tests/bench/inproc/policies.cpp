@@ -27,7 +27,8 @@ using namespace std::chrono_literals;
 /// No slow-call tracking: the closed path then needs no clock.
 constexpr std::chrono::nanoseconds untracked = std::chrono::nanoseconds::max();
 
-circuit_breaker_config breaker_of(sliding_window window, std::chrono::nanoseconds slow_call, percent failure_rate = percent{50}) {
+circuit_breaker_config breaker_of(sliding_window window, std::chrono::nanoseconds slow_call,
+                                  percent failure_rate = percent{50}) {
   return {.failure_rate = failure_rate, .slow_call = slow_call, .window = window, .min_calls = 10, .open_for = 1h};
 }
 
