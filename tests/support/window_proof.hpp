@@ -113,6 +113,7 @@ struct deed {
   unsigned outcome = 0;
   record_result result{};
   call_counts seen{};
+  std::uint64_t epoch = 0;  ///< That a record was admitted in.
 };
 
 struct plan {
@@ -177,7 +178,7 @@ std::optional<std::string> disproof(Window& window, const plan& p) {
           continue;
         }
         const bool at_load = here.exchanged <= asked;
-        mine.push_back({deed::kind::record, at_load ? asked : here.exchanged, at_load, outcome, r, {}});
+        mine.push_back({deed::kind::record, at_load ? asked : here.exchanged, at_load, outcome, r, {}, admitted});
         if (r.status == record_status::tripped) {
           const std::lock_guard lock(owner);
           if (state.load() == admitted) new_epoch(mine);
@@ -200,6 +201,7 @@ std::optional<std::string> disproof(Window& window, const plan& p) {
   std::deque<unsigned> model;
   call_counts counts;
   bool tripped = false;
+  std::uint64_t epoch = 1;
   const auto wrong = [&](const deed& d, const char* what) {
     return std::string(what) + " at " + std::to_string(d.place) + " of a window of " + std::to_string(p.size) +
            " with " + std::to_string(p.threads) + " threads, seed " + std::to_string(p.seed);
@@ -216,11 +218,13 @@ std::optional<std::string> disproof(Window& window, const plan& p) {
         model.clear();
         counts = {};
         tripped = false;
+        ++epoch;
         break;
       case deed::kind::look:
         if (d.seen != counts) return wrong(d, "other counts were seen");
         break;
       case deed::kind::record: {
+        if (d.epoch != epoch) return wrong(d, "a record of another epoch");
         if (tripped) return wrong(d, "a record after the trip");
         if (d.at_load && (d.outcome != 0 || counts != call_counts{p.size, 0, 0, 0}))
           return wrong(d, "a record was left out");

@@ -199,7 +199,7 @@ class small_window {
 /// into its slot by the next record, whoever makes it, before it moves the control word on (helping). A slot holds the
 /// lap it was written in, the outcome, and the number of slow failures in the window at that point, which is the same
 /// for all who help; it only ever goes from an older lap to a newer, so a helper that slept does no harm. A record
-/// reads the outcome it displaces from a slot of the lap before, and its exchange of the control word proves it right.
+/// reads the outcome it displaces from its slot, and its exchange of the control word proves that right.
 ///
 /// Laps are counted in the bits left over: 7 at the largest size, 28 at 1,000. A record would have to sleep between its
 /// load and its exchange for all of them, and find the same counts, to be misled.
@@ -231,8 +231,8 @@ class ring_window {
       help(v);
       const std::uint64_t capacity = capacity_.load(std::memory_order_relaxed);
       if (v.full) {
+        // If it is not of the lap before, the control word has moved on, and the exchange below fails.
         const std::uint64_t displaced = slots_[v.position].load(std::memory_order_acquire);
-        if (lap_of(displaced) != lap(v.lap - 1)) continue;  // the control word has moved on
         v.failed -= displaced & failed_bit;
         v.slow -= displaced >> 1 & 1;
       }
@@ -374,18 +374,20 @@ class ring_window {
     const auto in_lap = lap(v.position == 0 ? v.lap - 1 : v.lap);
     Word& slot = slots_[at];
     std::uint64_t old = slot.load(std::memory_order_acquire);
-    if (!older(lap_of(old), in_lap)) return;
-    const std::uint64_t previous = slots_[before(at, capacity)].load(std::memory_order_acquire);
-    std::uint64_t slow_failed = 0;
-    if (lap_of(previous) == lap(at == 0 ? in_lap - 1 : in_lap)) {
-      slow_failed = slow_failed_of(previous);
-    } else if (at != 0) {
-      return;  // `v` is history
-    }  // else the first outcome since a clear
-    if (lap_of(old) == lap(in_lap - 1)) slow_failed -= (old & 3) == 3;
-    slow_failed += v.newest == 3;
-    const std::uint64_t now = v.newest | slow_failed << 2 | in_lap << lap_shift();
-    slot.compare_exchange_strong(old, now, std::memory_order_acq_rel, std::memory_order_relaxed);
+    while (older(lap_of(old), in_lap)) {
+      const std::uint64_t previous = slots_[before(at, capacity)].load(std::memory_order_acquire);
+      std::uint64_t slow_failed = 0;
+      if (lap_of(previous) == lap(at == 0 ? in_lap - 1 : in_lap)) {
+        slow_failed = slow_failed_of(previous);
+      } else if (at != 0) {
+        return;  // `v` is history
+      }  // else the first outcome since a clear
+      if (lap_of(old) == lap(in_lap - 1)) slow_failed -= (old & 3) == 3;
+      slow_failed += v.newest == 3;
+      const std::uint64_t now = v.newest | slow_failed << 2 | in_lap << lap_shift();
+      // Who comes between may be one who helps as we do, or one from before a clear: then again.
+      if (slot.compare_exchange_strong(old, now, std::memory_order_acq_rel, std::memory_order_acquire)) return;
+    }
   }
 
   int allocated_;
