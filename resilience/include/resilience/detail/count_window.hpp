@@ -201,7 +201,7 @@ class small_window {
 /// for all who help; it only ever goes from an older lap to a newer, so a helper that slept does no harm. A record
 /// reads the outcome it displaces from its slot, and its exchange of the control word proves that right.
 ///
-/// Laps are counted in the bits left over: 7 at the largest size, 28 at 1,000. A record would have to sleep between its
+/// Laps are counted in the bits left over: 6 at the largest size, 30 at 1,000. A record would have to sleep between its
 /// load and its exchange for all of them, and find the same counts, to be misled.
 template <class Word = std::atomic<std::uint64_t>>
 class ring_window {
@@ -361,9 +361,10 @@ class ring_window {
             .position = word >> (4 + 2 * count_bits_) & count_mask(),
             .lap = lap_of(word)};
   }
+  /// Counts that went wrong in a record whose exchange will fail stay in their fields.
   [[nodiscard]] std::uint64_t encode(const view& v) const noexcept {
-    return (v.frozen ? frozen_flag : 0) | (v.full ? full_flag : 0) | v.newest << 2 | v.failed << 4 |
-           v.slow << (4 + count_bits_) | v.position << (4 + 2 * count_bits_) | v.lap << lap_shift();
+    return (v.frozen ? frozen_flag : 0) | (v.full ? full_flag : 0) | v.newest << 2 | (v.failed & count_mask()) << 4 |
+           (v.slow & count_mask()) << (4 + count_bits_) | v.position << (4 + 2 * count_bits_) | v.lap << lap_shift();
   }
 
   /// Writes the newest outcome of the control word `v` into its slot, unless somebody has. Harmless if `v` is history.
@@ -384,7 +385,7 @@ class ring_window {
       }  // else the first outcome since a clear
       if (lap_of(old) == lap(in_lap - 1)) slow_failed -= (old & 3) == 3;
       slow_failed += v.newest == 3;
-      const std::uint64_t now = v.newest | slow_failed << 2 | in_lap << lap_shift();
+      const std::uint64_t now = v.newest | (slow_failed & count_mask()) << 2 | in_lap << lap_shift();
       // Who comes between may be one who helps as we do, or one from before a clear: then again.
       if (slot.compare_exchange_strong(old, now, std::memory_order_acq_rel, std::memory_order_acquire)) return;
     }
