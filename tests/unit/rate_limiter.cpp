@@ -401,9 +401,9 @@ TEST_CASE("threads that take while time moves get exactly what it brought", "[ra
     });
   }
   for (int n = 0; n < 2000; ++n) {
-    clock.advance(10us);
     // Never let the store fill up, or what time brings is lost.
     while (calls_out.available() > 500) std::this_thread::yield();
+    clock.advance(10us);
   }
   stop = true;
   threads.clear();
