@@ -7,10 +7,12 @@
 #include <string_view>
 #include <utility>
 
+#include <resilience/detail/json.hpp>
+
 namespace common {
 
 /// Appends `text`, which is UTF-8, as a JSON string.
-void append_json_string(std::string& out, std::string_view text);
+using resilience::detail::append_json_string;
 
 /// Commas are its business, balance is the caller's:
 ///

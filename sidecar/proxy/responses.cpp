@@ -5,6 +5,7 @@
 #include <charconv>
 #include <ctime>
 
+#include "common/http/status.hpp"
 #include "sidecar/metrics/access_log.hpp"
 #include "sidecar/proxy/http_head.hpp"
 
@@ -13,41 +14,6 @@ namespace sidecar {
 void append_number(std::string& to, std::uint64_t n) {
   std::array<char, 20> digits;
   to.append(digits.data(), std::to_chars(digits.data(), digits.data() + digits.size(), n).ptr);
-}
-
-std::string_view phrase_of(int status) noexcept {
-  switch (status) {
-    case 200:
-      return "OK";
-    case 202:
-      return "Accepted";
-    case 204:
-      return "No Content";
-    case 400:
-      return "Bad Request";
-    case 404:
-      return "Not Found";
-    case 408:
-      return "Request Timeout";
-    case 413:
-      return "Content Too Large";
-    case 414:
-      return "URI Too Long";
-    case 429:
-      return "Too Many Requests";
-    case 431:
-      return "Request Header Fields Too Large";
-    case 500:
-      return "Internal Server Error";
-    case 502:
-      return "Bad Gateway";
-    case 503:
-      return "Service Unavailable";
-    case 504:
-      return "Gateway Timeout";
-    default:
-      return "Status";
-  }
 }
 
 std::int64_t retry_after_seconds(std::chrono::nanoseconds d) noexcept {
@@ -107,7 +73,7 @@ void append_status_line(std::string& to, int status) {
   to += "HTTP/1.1 ";
   append_number(to, static_cast<std::uint64_t>(status));
   to += ' ';
-  to += phrase_of(status);
+  to += common::http::reason_phrase(status);
   to += "\r\n";
 }
 

@@ -33,8 +33,6 @@ struct answer_shape {
 };
 
 void append_number(std::string& to, std::uint64_t n);
-/// The standard phrase, or "Status".
-std::string_view phrase_of(int status) noexcept;
 
 /// RateLimit-Policy and RateLimit of a limited route; nothing for others.
 void append_rate_limit(std::string& to, const route& r);

@@ -1,7 +1,9 @@
 """The sidecar as a program: its command line, what it does for a service that hangs, and its admin address."""
 import concurrent.futures
+import hashlib
 import http.client
 import json
+import os
 import pathlib
 import re
 import signal
@@ -326,6 +328,30 @@ class Admin(SidecarTest):
         script.write_text(re.search(r'<script>(.*?)</script>', self.get('/').text(), re.DOTALL)[1])
         done = self.run_program('node', '--check', script)
         self.assertEqual(done.returncode, 0, done.stderr)
+
+
+class Bodies(SidecarTest):
+    def test_large_bodies_pass_whole_in_bounded_memory(self):
+        upstream = self.start_upstream()
+        sidecar = self.start_sidecar(config(upstream.port, '    timeout: 60s\n'))
+        body = os.urandom(10 * 1024 * 1024)
+
+        def echo():
+            answer = request(sidecar.port, '/', 'POST', body)
+            self.assertEqual(answer.status, 200)
+            self.assertEqual(hashlib.sha256(answer.body).digest(), hashlib.sha256(body).digest())
+
+        def peak_kib():
+            return int(re.search(r'VmHWM:\s+(\d+)', pathlib.Path(f'/proc/{sidecar.pid}/status').read_text())[1])
+
+        request(sidecar.port, '/', 'POST', b'warm')
+        before = peak_kib()
+        echo()      # 10 MiB up and 10 MiB down
+        grown = peak_kib() - before
+        self.assertLess(grown, 1024, 'KiB of memory for one request')
+        for _ in range(5):
+            echo()
+        self.assertLess(peak_kib() - before, 2048, 'KiB of memory after six requests')
 
 
 class Leaving(SidecarTest):

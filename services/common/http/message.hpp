@@ -52,7 +52,4 @@ struct response {
 /// 200 (or `status`) with a JSON body.
 response json(std::string body, int status = 200);
 
-/// The standard's words for a status: "Not Found".
-std::string_view reason_phrase(int status) noexcept;
-
 }  // namespace common::http

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "common/http/problem.hpp"
+#include "common/http/status.hpp"
 #include "common/log.hpp"
 #include "common/text.hpp"
 
