@@ -389,7 +389,11 @@ class file_reader {
     f.when = {reasons.begin(), reasons.end()};
     if (s->respond) f.action = *s->respond;
     if (s->upstream) f.action = fallback_settings::alternate{*s->upstream};
-    if (s->stale) f.action = fallback_settings::stale{*s->stale};
+    if (s->stale) {
+      f.action = fallback_settings::stale{*s->stale};
+      problems_.warn(e->value.find("stale")->value.at,
+                     "answers are not stored yet: these requests get the reason's own answer");
+    }
     route.fallback = std::move(f);
   }
 

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <utility>
 
+#include "common/http/status.hpp"
 #include "sidecar/proxy/client.hpp"
 
 namespace sidecar {
@@ -372,7 +373,34 @@ void exchange::attempt() {
   attempt_open_ = true;
   const auto& per_try = route_->settings.per_try_timeout;
   try_due_ = per_try ? resilience::detail::plus(worker_.now(), *per_try) : time_point::max();
+  const auto& chaos = route_->settings.chaos;
+  if (chaos && static_cast<double>(worker_.random.next() % 1'000'000) < chaos->rate.value * 10'000) {
+    return disturb(*chaos);
+  }
   call();
+}
+
+/// A fault made on purpose: an attempt that takes longer, or is answered with a status as if by the upstream, or both.
+void exchange::disturb(const chaos_settings& chaos) {
+  if (chaos.latency.count() == 0) return delayed();
+  step_ = step::delaying;
+  step_due_ = std::min(resilience::detail::plus(worker_.loop.refresh(), chaos.latency), try_due_);
+  arm();
+}
+
+void exchange::delayed() {
+  const auto status = route_->settings.chaos->status;
+  if (!status) return call();
+  step_ = step::talking;
+  step_due_ = try_due_;
+  in_.clear();
+  std::string answer = "HTTP/1.1 ";
+  append_number(answer, static_cast<std::uint64_t>(*status));
+  answer += ' ';
+  answer += common::http::reason_phrase(*status);
+  answer += *status == 204 || *status == 304 ? "\r\n\r\n" : "\r\nContent-Length: 0\r\n\r\n";
+  std::ranges::copy(answer, worker_.scratch.get());
+  take_response(worker_.scratch.get(), answer.size());
 }
 
 /// Sends the request to one of the upstream's targets.
@@ -869,6 +897,8 @@ void exchange::on_timeout() {
       return enter_bulkhead();
     case step::backing_off:
       return attempt();
+    case step::delaying:
+      return now >= try_due_ ? attempt_failed(failure::per_try_timeout) : delayed();
     case step::connecting:
       return attempt_failed(failure::connect_timeout);
     case step::talking:

@@ -44,7 +44,7 @@ class exchange final : public link_user, public resilience::bulkhead::waiter {
   void granted(resilience::bulkhead::permit p) noexcept override;
 
  private:
-  enum class step : std::uint8_t { start, limiter, bulkhead, connecting, talking, backing_off };
+  enum class step : std::uint8_t { start, limiter, bulkhead, delaying, connecting, talking, backing_off };
   enum class failure : std::uint8_t { connect, connect_timeout, dns, reset, protocol, per_try_timeout, status };
 
   // The request.
@@ -60,6 +60,8 @@ class exchange final : public link_user, public resilience::bulkhead::waiter {
   void bulkhead_granted();
   void first_attempt();
   void attempt();
+  void disturb(const chaos_settings& chaos);
+  void delayed();
   void call();
   void connect();
   void push();

@@ -354,6 +354,33 @@ class Bodies(SidecarTest):
         self.assertLess(peak_kib() - before, 2048, 'KiB of memory after six requests')
 
 
+class Chaos(SidecarTest):
+    def test_faults_are_made_only_where_they_are_enabled(self):
+        upstream = self.start_upstream()
+        text = config(upstream.port, BREAKER.replace('1s', '60s') + '    chaos: { rate: 100%, latency: 30ms, status: 503 }\n')
+        file = self.folder / 'chaos.yaml'
+        file.write_text(text)
+        refused = self.run_program(PROGRAM, 'run', file)
+        self.assertEqual(refused.returncode, 2)
+        self.assertIn('--enable-chaos', refused.stderr)
+
+        sidecar = self.start_sidecar(text, '--enable-chaos')
+        for _ in range(4):
+            answer = request(sidecar.port, '/?status=200')
+            self.assertEqual((answer.status, answer.headers['x-resilience-reason']), (503, None))
+            self.assertGreaterEqual(answer.seconds, 0.03)
+        # The policies take the faults for real ones.
+        self.assertEqual(self.breaker(sidecar, 'app')['state'], 'OPEN')
+        self.assertEqual(request(sidecar.port, '/').headers['x-resilience-reason'], 'circuit_open')
+
+    def test_a_delay_counts_against_the_timeout_of_an_attempt(self):
+        upstream = self.start_upstream()
+        sidecar = self.start_sidecar(config(upstream.port, BREAKER + '    chaos: { rate: 100%, latency: 5s }\n'), '--enable-chaos')
+        answer = request(sidecar.port, '/')
+        self.assertEqual((answer.status, answer.headers['x-resilience-reason']), (504, 'timed_out'))
+        self.assertLess(answer.seconds, 3)
+
+
 class Leaving(SidecarTest):
     def test_a_drain_lets_requests_finish(self):
         upstream = self.start_upstream()
