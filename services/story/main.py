@@ -284,6 +284,8 @@ def main():
         story.screen.say(str(failed.code))
         return 1
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)   # a second Ctrl-C must not leave anything behind
         story.end()
         story.screen.close()
         shutil.rmtree(folder, ignore_errors=True)
