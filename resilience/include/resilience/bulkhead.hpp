@@ -307,8 +307,10 @@ class basic_bulkhead : public detail::policy_base<basic_bulkhead<Clock>> {
     bool start(std::function<void()> wake) {
       started_ = true;
       wake_ = std::move(wake);
-      held = from_.enqueue(*this);
-      return !held;
+      auto at_once = from_.enqueue(*this);
+      if (!at_once) return true;  // from here on `held` is for whoever grants it
+      held = std::move(at_once);
+      return false;
     }
     bool leave() noexcept { return from_.withdraw(*this); }
     void granted(permit p) noexcept override {
