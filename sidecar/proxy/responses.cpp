@@ -78,6 +78,11 @@ void append_status_line(std::string& to, int status) {
 }
 
 void append_common(std::string& to, const refusal& r, const answer_shape& shape) {
+  if (r.retry_after) {
+    to += "Retry-After: ";
+    append_number(to, static_cast<std::uint64_t>(retry_after_seconds(*r.retry_after)));
+    to += "\r\n";
+  }
   append_reason(to, r);
   to += "X-Request-Id: ";
   to += shape.request_id;
@@ -118,11 +123,6 @@ void append_problem(std::string& to, const refusal& r, const answer_shape& shape
   to += "Content-Type: application/problem+json\r\nContent-Length: ";
   append_number(to, body.size());
   to += "\r\n";
-  if (r.retry_after) {
-    to += "Retry-After: ";
-    append_number(to, static_cast<std::uint64_t>(retry_after_seconds(*r.retry_after)));
-    to += "\r\n";
-  }
   append_common(to, r, shape);
   to += "\r\n";
   if (!shape.head_only) to += body;
@@ -150,11 +150,6 @@ void append_fallback(std::string& to, const refusal& r, const fallback_settings:
   if (!bodiless) {
     to += "Content-Length: ";
     append_number(to, respond.body.size());
-    to += "\r\n";
-  }
-  if (r.retry_after) {
-    to += "Retry-After: ";
-    append_number(to, static_cast<std::uint64_t>(retry_after_seconds(*r.retry_after)));
     to += "\r\n";
   }
   append_common(to, r, shape);
